@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias, cast, get_args
 
 from cm2_agent.errors import TrainError
@@ -19,16 +19,19 @@ from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.null_rates import NullTally, PolicyNulls
 from cm2_agent.types.score import Score
-from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.trace import Trace
 
-from .advantage import GroupAdvantages, Level, Norm, advantages
+from .advantage import Level, Norm, advantages
 from .contrast import Contrast, check_contrast
+from .group_rows import GroupRows as GroupRows
+from .group_rows import RolloutRows as RolloutRows
+from .group_rows import RowCounts
+from .group_rows import RowReport as RowReport
 from .item_tally import ItemTally
 from .previous_round import PreviousRound, item_rates
 from .round_credits import RoundCredits
 from .rows import NO_STEP, TEXT_ONLY, Credit, Row, rows_or_reason
-from .shown_words import Shown, shown_words
+from .shown_words import shown_words
 
 Credits: TypeAlias = Callable[[Group], Sequence[Credit | str]]
 """The advantages of a group's rollouts, in their order; for a rollout that is left out, the reason."""
@@ -36,115 +39,6 @@ WHOLE_ROUND = ("lambda", "auto")
 """Levels that look at all groups of a round."""
 MakeRows: TypeAlias = Callable[[Trace, Credit], "list[Row] | str"]
 """The rows of a trace that has no token ids, or the reason why it has none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutRows:
-    """The rows of a rollout. Told from others as an object: nothing says that a trace stands in one group only."""
-
-    trace_id: str
-    rows: tuple[Row, ...]
-    shown: tuple[Shown, ...] = ()
-    """What the model was shown before each span, row by row; empty where nobody compares it with the prompts."""
-
-    def credited(self, credit: Credit) -> RolloutRows:
-        """With these advantages in place of those that its rows have."""
-        rows = (
-            replace(row, spans=tuple(replace(span, advantage=credit(span.turn, span.step)) for span in row.spans))
-            for row in self.rows
-        )
-        return replace(self, rows=tuple(rows))
-
-    @property
-    def zero(self) -> bool:
-        """Whether every advantage is 0, so that nothing can be learnt from it."""
-        return all(span.advantage == 0 for row in self.rows for span in row.spans)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupRows:
-    """Those rollouts of a group that became rows. `key` is what they share (`Group.key`), `size` how many rollouts the
-    group has. `informative`: some advantage of the group is not 0. `pending`: it was left out whole, since nobody knows
-    what one of its rollouts is worth. `bounds` are those of the rewards of all its rollouts, as far as they have any.
-    """
-
-    key: Mapping[str, JSON]
-    size: int
-    rollouts: tuple[RolloutRows, ...]
-    informative: bool
-    pending: bool = False
-    bounds: tuple[Bounds, ...] = ()
-
-    @classmethod
-    def of(
-        cls, group: Group, rollouts: Iterable[RolloutRows], *, informative: bool, pending: bool = False
-    ) -> GroupRows:
-        """What is left of a group: these of its rollouts."""
-        bounds = (rollout.score.bounds for rollout in group.rollouts)
-        return cls(
-            key=group.key,
-            size=len(group.rollouts),
-            rollouts=tuple(rollouts),
-            informative=informative,
-            pending=pending,
-            bounds=tuple(one for one in bounds if one is not None),
-        )
-
-    def credited(self, found: GroupAdvantages, places: Sequence[int]) -> GroupRows:
-        """With the advantages of its rollouts, each of which stands at its place in `found`."""
-        rollouts = [one.credited(found.rollouts[at]) for one, at in zip(self.rollouts, places, strict=True)]
-        return replace(self, rollouts=tuple(rollouts), informative=found.informative)
-
-    def trained_on(self, beta: float) -> bool:
-        """Whether steps are taken on it: a group without any advantage only where there is a KL term (`beta`)."""
-        return bool(self.rollouts) and (self.informative or beta != 0)
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        return tuple(row for rollout in self.rollouts for row in rollout.rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowReport:
-    """What became of the groups. `left_out` counts rollouts by reason; `masked_tokens` are those of prompts, tools and
-    users.
-
-    `pending_groups` were left out whole for a rollout whose reward is pending. `lower` and `upper` are the mean
-    bounds of the other groups' rewards, each in [0, 1], None where there is none: J − J_low is at most their
-    difference (docs/method.md §4). `nulls` counts by policy what was not judged. These four are in the JSON only
-    where something was not judged, and `retokenised_rows` (rows made from words, which GRPO refuses), `credit` (of a
-    level that looks at the whole round, and contrast weights) and `items` (those that teach nothing: never paid, always
-    paid, alike in every group) where there are some.
-    """
-
-    groups: int
-    informative_groups: int
-    rows: int
-    trained_tokens: int
-    masked_tokens: int
-    pending_groups: int = 0
-    lower: float | None = None
-    upper: float | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    retokenised_rows: int = 0
-    nulls: tuple[PolicyNulls, ...] = ()
-    credit: Mapping[str, JSON] = field(default_factory=dict)
-    items: Mapping[str, list[JSON]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, JSON]:
-        out: dict[str, JSON] = {**self.__dict__, "left_out": dict(sorted(self.left_out.items()))}
-        found = {one.policy or "unknown": one.to_json() for one in self.nulls}
-        out["nulls"] = {
-            policy: {name: value for name, value in one.items() if name != "policy"} for policy, one in found.items()
-        }
-        out |= {"credit": dict(self.credit), "items": dict(self.items)}
-        for name in ("retokenised_rows", "credit", "items"):
-            if not out[name]:
-                del out[name]
-        if not self.pending_groups and self.lower == self.upper:
-            for name in ("pending_groups", "lower", "upper", "nulls"):
-                del out[name]
-        return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,24 +54,15 @@ class RolloutDataset:
 
     @property
     def report(self) -> RowReport:
-        rows = [row for group in self.groups for row in group.rows]
-        trained = sum(row.trained for row in rows)
-        bounds = [one for group in self.groups if not group.pending for one in group.bounds]
-        return RowReport(
-            groups=len(self.groups),
-            informative_groups=sum(group.informative for group in self.groups),
-            rows=len(rows),
-            trained_tokens=trained,
-            masked_tokens=sum(len(row.ids) for row in rows) - trained,
-            pending_groups=sum(group.pending for group in self.groups),
-            lower=math.fsum(one.lower for one in bounds) / len(bounds) if bounds else None,
-            upper=math.fsum(one.upper for one in bounds) / len(bounds) if bounds else None,
-            left_out=dict(self.left_out),
-            retokenised_rows=sum(row.retokenised for row in rows),
-            nulls=self.nulls,
-            credit=self.credit,
-            items=self.items,
-        )
+        counts = RowCounts()
+        for group in self.groups:
+            counts.add(group)
+        return counts.report(left_out=self.left_out, nulls=self.nulls, credit=self.credit, items=self.items)
+
+    @property
+    def longest_row(self) -> int:
+        """In tokens; 0 without a row."""
+        return max((len(row.ids) for group in self.groups for row in group.rows), default=0)
 
 
 Drop: TypeAlias = Callable[[Group, Rollout, Sequence[Row]], "str | None"]
@@ -228,39 +113,11 @@ def build_dataset(
             credits = RoundCredits(level=level, lam=lam, norm=norm, before=before, worth=weights)
         else:
             credits = by_level(level, norm, weights)
-    tally = ItemTally()
-    left_out: Counter[str] = Counter()
-    nulls = NullTally()
+    account = _Account()
     made: list[GroupRows] = []
     kept: list[list[int]] = []
-    for group in require_scored(groups, nulls=nulls):
-        rollouts, informative, places = [], False, []
-        tally.add([rollout.score for rollout in group.rollouts])
-        given = credits(group) if group.rollouts or isinstance(credits, RoundCredits) else ()
-        for place, (rollout, credit) in enumerate(zip(group.rollouts, given, strict=True)):
-            if isinstance(credit, str):
-                left_out[credit] += 1
-                continue
-            informative = informative or any(credit(step.turn, step.index) != 0 for step in rollout.trace.steps)
-            rows = rows_or_reason(rollout.trace, credit, agent=agent)
-            if rows == TEXT_ONLY and from_text is not None:
-                rows = from_text(rollout.trace, credit)
-            rows = rows or NO_STEP
-            if isinstance(rows, str):
-                left_out[rows] += 1
-                continue
-            given_reasons = (why(group, rollout, rows) for why in drop)
-            reason = next((reason for reason in given_reasons if reason is not None), None)
-            if reason is not None:
-                left_out[reason] += 1
-                continue
-            recorded = [row for row in rows if not row.retokenised]
-            shown = shown_words(rollout.trace, recorded)
-            rollouts.append(RolloutRows(trace_id=rollout.trace.id, rows=tuple(rows), shown=shown))
-            places.append(place)
-        unknown = any(rollout.score.lower is None for rollout in group.rollouts)
-        pending = unknown and all(isinstance(credit, str) for credit in given)
-        made.append(GroupRows.of(group, rollouts, informative=informative, pending=pending))
+    for rows, places in account.group_rows(groups, credits, drop, from_text, agent):
+        made.append(rows)
         kept.append(places)
     figures: Mapping[str, JSON] = {}
     if isinstance(credits, RoundCredits):
@@ -269,14 +126,102 @@ def build_dataset(
     if weights is not None:
         figures = {**figures, "contrast": weights.to_json()}
     if figures:
-        figures = {**figures, "rates": item_rates(tally.rates)}
+        figures = {**figures, "rates": item_rates(account.items.rates)}
     return RolloutDataset(
         groups=tuple(made),
-        left_out=dict(left_out),
-        nulls=nulls.policies,
+        left_out=dict(account.left_out),
+        nulls=account.nulls.policies,
         credit=figures,
-        items=tally.teaches_nothing,
+        items=account.items.teaches_nothing,
     )
+
+
+def count_rows(
+    groups: Iterable[Group],
+    *,
+    level: str = "trajectory",
+    norm: str = "none",
+    lam: float | None = None,
+    before: PreviousRound | None = None,
+    from_text: MakeRows | None = None,
+    agent: str | None = None,
+) -> tuple[RowReport, int]:
+    """The report of `build_dataset` and the tokens of the longest row. Rows are let go of as soon as they are counted,
+    but at a level that looks at the whole round.
+
+    Args:
+        groups: as in `build_dataset`, like the others.
+        level: where credit is given.
+        norm: what advantages are divided by.
+        lam: λ of level `lambda`.
+        before: the round before.
+        from_text: makes the rows of traces without token ids.
+        agent: rows of the steps of this agent alone.
+
+    Raises:
+        TrainError: an empty set, or several reward versions in it.
+    """
+    check_credit(level, norm, lam=lam, contrast=None)
+    if level in WHOLE_ROUND:
+        dataset = build_dataset(
+            groups, level=level, norm=norm, lam=lam, before=before, from_text=from_text, agent=agent
+        )
+        return dataset.report, dataset.longest_row
+    account, counts = _Account(), RowCounts()
+    for rows, _ in account.group_rows(groups, by_level(level, norm), (), from_text, agent):
+        counts.add(rows)
+    return (
+        counts.report(
+            left_out=account.left_out, nulls=account.nulls.policies, credit={}, items=account.items.teaches_nothing
+        ),
+        counts.longest_row,
+    )
+
+
+class _Account:
+    """What is counted while groups become rows."""
+
+    def __init__(self) -> None:
+        self.items, self.nulls = ItemTally(), NullTally()
+        self.left_out: Counter[str] = Counter()
+
+    def group_rows(
+        self,
+        groups: Iterable[Group],
+        credits: Credits,
+        drop: Sequence[Drop],
+        from_text: MakeRows | None,
+        agent: str | None,
+    ) -> Iterator[tuple[GroupRows, list[int]]]:
+        """What is left of each group, and the places of its rollouts in the group."""
+        for group in require_scored(groups, nulls=self.nulls):
+            rollouts, informative, places = [], False, []
+            self.items.add([rollout.score for rollout in group.rollouts])
+            given = credits(group) if group.rollouts or isinstance(credits, RoundCredits) else ()
+            for place, (rollout, credit) in enumerate(zip(group.rollouts, given, strict=True)):
+                if isinstance(credit, str):
+                    self.left_out[credit] += 1
+                    continue
+                informative = informative or any(credit(step.turn, step.index) != 0 for step in rollout.trace.steps)
+                rows = rows_or_reason(rollout.trace, credit, agent=agent)
+                if rows == TEXT_ONLY and from_text is not None:
+                    rows = from_text(rollout.trace, credit)
+                rows = rows or NO_STEP
+                if isinstance(rows, str):
+                    self.left_out[rows] += 1
+                    continue
+                given_reasons = (why(group, rollout, rows) for why in drop)
+                reason = next((reason for reason in given_reasons if reason is not None), None)
+                if reason is not None:
+                    self.left_out[reason] += 1
+                    continue
+                recorded = [row for row in rows if not row.retokenised]
+                shown = shown_words(rollout.trace, recorded)
+                rollouts.append(RolloutRows(trace_id=rollout.trace.id, rows=tuple(rows), shown=shown))
+                places.append(place)
+            unknown = any(rollout.score.lower is None for rollout in group.rollouts)
+            pending = unknown and all(isinstance(credit, str) for credit in given)
+            yield GroupRows.of(group, rollouts, informative=informative, pending=pending), places
 
 
 def require_scored(

@@ -304,14 +304,15 @@ def _count(
     agent: str | None,
     as_json: bool,
 ) -> None:
-    from cm2_agent.trainers.dataset import WHOLE_ROUND, build_dataset
+    from cm2_agent.trainers.dataset import WHOLE_ROUND, count_rows
     from cm2_agent.trainers.previous_round import round_before
     from cm2_agent.trainers.retokenize import rows_from_text
 
     before = round_before(None, model) if level in WHOLE_ROUND else None
     from_text = rows_from_text(tokenizer_of(model), agent=agent) if retokenise else None
-    dataset = build_dataset(groups, level=level, norm=norm, lam=lam, before=before, from_text=from_text, agent=agent)
-    report = dataset.report
+    report, longest = count_rows(
+        groups, level=level, norm=norm, lam=lam, before=before, from_text=from_text, agent=agent
+    )
     if report.retokenised_rows:
         echo_err(
             f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for"
@@ -319,5 +320,4 @@ def _count(
         )
     for reason, count in sorted(report.left_out.items()):
         echo_err(printable(f"{count} rollouts left out: {reason}"))
-    longest = max((len(row.ids) for group in dataset.groups for row in group.rows), default=0)
     print_result({**report.to_json(), "longest_row": longest}, as_json=as_json)

@@ -73,6 +73,7 @@ class NullTally:
         self._shares: dict[str | None, list[tuple[float, str]]] = {}
         self._causes: dict[str | None, Counter[str]] = {}
         self._cuts: dict[str | None, Counter[str]] = {}
+        self._known: dict[tuple[float, str], tuple[float, str]] = {}  # each held once, since tasks come again
         for trace, score in scored:
             self.add(trace, score)
 
@@ -86,7 +87,8 @@ class NullTally:
         if (bounds := score.bounds) is None:
             self._pending[policy] += 1
         else:
-            shares.append((bounds.upper - bounds.lower, cluster))
+            share = bounds.upper - bounds.lower, cluster
+            shares.append(share if trace.task_id is None else self._known.setdefault(share, share))
         causes = self._causes.setdefault(policy, Counter())
         for verdict in score.verdicts:
             if verdict.value is None and verdict.cause is not None:

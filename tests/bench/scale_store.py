@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, text
 
 from cm2_agent.store import SQLStore, schema
+from cm2_agent.store.codec import body_of, pack_text
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
@@ -82,7 +83,7 @@ def dialogue(seed: int, *, turns: int, tokens: bool) -> tuple[list[Run], list[Sc
                     completion_ids=tuple(completion) if tokens else None,
                     logprobs=tuple(-dice.random() for _ in completion) if tokens else None,
                     sampling={"temperature": 1.0, "top_p": 1.0, "max_tokens": 64, "logprobs": "processed"},
-                    usage={"input_tokens": dice.randrange(200, 900), "output_tokens": dice.randrange(4, 60)},
+                    usage={"input_tokens": len(ids), "output_tokens": len(completion)},
                     finish_reason="stop",
                     message=len(said) - start,
                     started=began,
@@ -194,10 +195,12 @@ TABLES = (
 class Pattern:
     """The rows of a saved dialogue, and how to write them again."""
 
-    def __init__(self, pattern: dict[str, Rows], known: dict[bytes, str]) -> None:
+    def __init__(self, pattern: dict[str, Rows], known: dict[bytes, tuple[str, str]]) -> None:
         self._rows = pattern
-        self.contents = [(digest, body) for digest, body in known.items() if NUMBER in body]
-        self.shared = [(digest, "message" if '"role"' in body else "tool", body) for digest, body in known.items()]
+        self._contents = [(digest, *both) for digest, both in known.items() if NUMBER in both[1]]
+        self.shared = [
+            (digest, kind, *stored_text(body)) for digest, (kind, body) in known.items() if NUMBER not in body
+        ]
         self._first = {name: min((row[0] for row in rows), default=0) for name, rows in pattern.items()}
 
     def rows(
@@ -208,10 +211,10 @@ class Pattern:
         renamed: dict[bytes, bytes] = {}
         out: dict[str, Rows] = {name: [] for name in self._rows}
         out["contents"] = []
-        for digest, body in self.contents:
+        for digest, kind, body in self._contents:
             words = body.replace(NUMBER, own)
             renamed[digest] = fresh = hashlib.sha256(words.encode()).digest()
-            out["contents"].append((fresh, "message", words))
+            out["contents"].append((fresh, kind, *stored_text(words)))
         shift = {name: seqs[name] + 1 - self._first[name] for name in ("traces", "runs", "scores")}
         later = (number * 7919 % 30) * DAY + number * 1000
         for name, rows in self._rows.items():
@@ -230,6 +233,12 @@ class Pattern:
             if name in seqs:
                 seqs[name] += len(rows)
         return out
+
+
+def stored_text(body: str) -> tuple[str | None, bytes | None]:
+    """A content's columns `body` and `packed`."""
+    packed = pack_text(body)
+    return (body, None) if packed is None else (None, packed)
 
 
 Change = Callable[..., Any]
@@ -288,11 +297,10 @@ def _patterns(turns: int, tokens: bool) -> tuple[list[Pattern], str]:
                 small.save_score(score)
             with small.database.reading() as connection:
                 rows = {table.name: [tuple(row) for row in connection.execute(select(table))] for table in TABLES[2:]}
-                bodies = {row.hash: (row.kind, row.body) for row in connection.execute(select(schema.contents))}
+                contents = connection.execute(select(schema.contents))
+                bodies = {row.hash: (row.kind, body_of(row)) for row in contents}
                 keys.add(connection.execute(select(schema.group_keys.c.key)).scalar_one())
-        made = Pattern(rows, {digest: body for digest, (_, body) in bodies.items()})
-        made.shared = [(digest, *both) for digest, both in bodies.items() if NUMBER not in both[1]]
-        found.append(made)
+        found.append(Pattern(rows, bodies))
     (key,) = keys - {""}
     return found, key
 
@@ -306,8 +314,6 @@ def make(url: str, *, traces: int, spans: int = 10, group: int = 16, tasks: int 
         store.register_reward(REWARD, CHECKLIST.hash)
         shared = {row[0]: row for pattern in patterns for row in pattern.shared}
         with store.database.writing() as connection:
-            for table in ("verdicts", "model_calls") if store.database.sqlite else ():
-                connection.exec_driver_sql(f"SELECT count(*) FROM {table}")
             for row in shared.values():
                 connection.execute(insert(schema.contents).values(row))
         seqs = dict.fromkeys(("traces", "runs", "scores"), 0)
