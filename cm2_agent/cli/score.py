@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
@@ -46,7 +47,7 @@ from cm2_agent.cli.verdict_words import WORDS
 from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, JudgeRefused, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator
 
     from cm2_agent.analysis.version_diff import Change
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -166,22 +167,25 @@ def score(
             return
         work = asyncio.run(_score(opened, waiting, scorer, chosen))
         reasons, stopped = work.reasons, work.stopped
-        scores = list(opened.scores(reward=scorer.version, ids=ids))
+        stored = _Stored()
+        scores = stored.counted(opened.scores(reward=scorer.version, ids=ids))
         before = () if old is None else opened.scores(reward=old, ids=ids)
         change = None if old is None else compare(before, scores, names=(old, scorer.version))
+        for _ in scores:
+            pass
     for reason, count in reasons.most_common():
         echo_err(printable(f"{count} without a reward: {reason}"))
     asks = chosen is not None and any(item.is_judged or item.when_question is not None for item in chosen)
     if reasons and judge_model is None and asks:
         echo_err("the checklist has questions, and nobody was there to answer them; give --judge MODEL")
-    echo_unknown_failures(scores)
+    stored.echo_unknown_failures()
     if judge_model is not None:
-        echo_nulls(scores)
-    rewards = [one.reward for one in scores if one.reward is not None]
+        stored.echo_nulls()
+    rewards = stored.rewards
     average = mean(rewards) if rewards else None
     result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": average}
     if judge_model is not None:
-        left = total - len(scores)
+        left = total - stored.scores
         echo_err(printable(f"judged by {judge_model.name}: {usage_text(judge_model.usage.to_json())}"))
         if stopped is not None:
             echo_err(printable(f"STOPPED, {left} traces left: {stopped}"))
@@ -219,28 +223,46 @@ def _selected(store: SQLStore, where: FilterOptions, reward: str | None) -> list
     return ids
 
 
-def echo_unknown_failures(scores: Sequence[Score]) -> None:
-    """Warn of verdicts that hang on what a recording does not tell."""
-    from cm2_agent.rewards.scoring.checks import UNKNOWN_FAILURE
+class _Stored:
+    """What is said of the stored scores, counted as they go by: a store may hold more than fits into memory."""
 
-    unknown = sum(verdict.reason == UNKNOWN_FAILURE for score in scores for verdict in score.verdicts)
-    if unknown:
-        echo_err(
-            f"warning: {unknown} verdicts are NULL, since the imported recordings do not tell whether calls failed;"
-            " import them into a new store with --error-pattern"
-        )
+    def __init__(self) -> None:
+        self.scores = 0
+        self.rewards = array("d")
+        self._unknown = self._abstained = 0
+        self._missing: Counter[str | None] = Counter()
 
+    def counted(self, scores: Iterable[Score]) -> Iterator[Score]:
+        """The same scores."""
+        from cm2_agent.rewards.scoring.checks import UNKNOWN_FAILURE
 
-def echo_nulls(scores: Sequence[Score]) -> None:
-    """Say how many verdicts the judge still owes, and how many it cannot give for the trace's sake."""
-    missing = [verdict for score in scores for verdict in score.verdicts if verdict.reason == "judge failed"]
-    causes = Counter(verdict.cause for verdict in missing if verdict.value is None)
-    if owed := causes["infrastructure"]:
-        echo_err(f"{owed} verdicts are pending, since the judge failed; the same command asks again")
-    if own := causes["content"]:
-        echo_err(f"{own} verdicts are NULL for the trace's sake; cm2 show TRACE says why")
-    if abstained := sum(verdict.reason == "abstained" for score in scores for verdict in score.verdicts):
-        echo_err(f"{abstained} verdicts are NULL, since the judge could not tell; cm2 show TRACE says which")
+        for score in scores:
+            self.scores += 1
+            if score.reward is not None:
+                self.rewards.append(score.reward)
+            for verdict in score.verdicts:
+                self._unknown += verdict.reason == UNKNOWN_FAILURE
+                self._abstained += verdict.reason == "abstained"
+                if verdict.reason == "judge failed" and verdict.value is None:
+                    self._missing[verdict.cause] += 1
+            yield score
+
+    def echo_unknown_failures(self) -> None:
+        """Warn of verdicts that hang on what a recording does not tell."""
+        if self._unknown:
+            echo_err(
+                f"warning: {self._unknown} verdicts are NULL, since the imported recordings do not tell whether calls"
+                " failed; import them into a new store with --error-pattern"
+            )
+
+    def echo_nulls(self) -> None:
+        """Say how many verdicts the judge still owes, and how many it cannot give for the trace's sake."""
+        if owed := self._missing["infrastructure"]:
+            echo_err(f"{owed} verdicts are pending, since the judge failed; the same command asks again")
+        if own := self._missing["content"]:
+            echo_err(f"{own} verdicts are NULL for the trace's sake; cm2 show TRACE says why")
+        if self._abstained:
+            echo_err(f"{self._abstained} verdicts are NULL, since the judge could not tell; cm2 show TRACE says which")
 
 
 def load_checklist_and_checks(

@@ -285,10 +285,10 @@ def _change(table: Any, column: Any) -> Change | None:
 PLACED = {table.name: [_change(table, column) for column in table.columns] for table in TABLES}
 
 
-def _patterns(turns: int, tokens: bool) -> tuple[list[Pattern], str]:
+def _patterns(turns: int, tokens: bool, number: int) -> tuple[list[Pattern], str]:
     """The patterns, and the JSON of the group key that they share."""
     found, keys = [], {""}
-    for seed in range(PATTERNS):
+    for seed in range(number):
         with SQLStore("sqlite://") as small:
             small.save_checklist(CHECKLIST)
             runs, scores = dialogue(seed, turns=turns, tokens=tokens)
@@ -308,7 +308,7 @@ def _patterns(turns: int, tokens: bool) -> tuple[list[Pattern], str]:
 def make(url: str, *, traces: int, spans: int = 10, group: int = 16, tasks: int = 64, tokens: bool = True) -> None:
     """Fill an empty store: dialogues of 10 spans, or traces of 2 (`spans`); a policy holds `tasks` groups of `group`
     rollouts before the next one does."""
-    patterns, key = _patterns(3 if spans == 10 else 0, tokens)
+    patterns, key = _patterns(3 if spans == 10 else 0, tokens, min(PATTERNS, 2 + traces // 16))
     with SQLStore(url) as store:
         store.save_checklist(CHECKLIST)
         store.register_reward(REWARD, CHECKLIST.hash)
@@ -328,7 +328,7 @@ def make(url: str, *, traces: int, spans: int = 10, group: int = 16, tasks: int 
                     digest = hashlib.sha256(body.encode()).digest()
                     if not place:
                         rows["group_keys"].append((number_of_group + 1, digest, task, policy, body))
-                pattern = patterns[dice.randrange(PATTERNS)]
+                pattern = patterns[dice.randrange(len(patterns))]
                 for name, found in pattern.rows(number, seqs, task, policy, number_of_group + 1, place).items():
                     rows[name] += found
             _write(store, rows)

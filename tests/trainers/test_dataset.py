@@ -11,7 +11,7 @@ import pytest
 
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.advantage import GROUP_PENDING
-from cm2_agent.trainers.dataset import build_dataset
+from cm2_agent.trainers.dataset import build_dataset, count_rows
 from cm2_agent.trainers.retokenize import rows_from_text
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row
 from cm2_agent.trainers.validation import too_long
@@ -52,6 +52,18 @@ def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
     assert [span.advantage for row in dataset.groups[0].rows for span in row.spans] == pytest.approx(
         [0.5] * 3 + [-0.5] * 3
     )
+
+
+@pytest.mark.parametrize("level", ["trajectory", "auto"])
+def test_rows_that_are_counted_as_they_go_by_are_those_of_the_dataset(level: str) -> None:
+    text_only = replace(words(), id="t3")
+    mixed = group([1.0, 0.0, 0.5], [replace(merged(), id=f"t{n}") for n in range(2)] + [text_only])
+    groups = [mixed, group([0.5, 0.5]), group([1.0, None], [merged(), merged()])]
+    dataset = build_dataset(groups, level=level)
+    assert count_rows(iter(groups), level=level) == (dataset.report, dataset.longest_row)
+    assert dataset.longest_row > 0
+    with pytest.raises(TrainError, match="no group was given"):
+        count_rows([], level=level)
 
 
 def test_with_a_tokenizer_text_only_traces_become_marked_rows(tokenizer: Any) -> None:
