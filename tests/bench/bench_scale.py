@@ -107,7 +107,11 @@ def groups(url: str, rounds: int = 9) -> dict[str, float]:
             if not store.stream_groups(policy=f"policy-{number + 1:04d}", min_size=1):
                 break
     half = statistics.median
-    return {"rollouts": size, "select_cpu_ms": round(half(selected), 1), "read_cpu_ms": round(half(read), 1)} if read else {}
+    return (
+        {"rollouts": size, "select_cpu_ms": round(half(selected), 1), "read_cpu_ms": round(half(read), 1)}
+        if read
+        else {}
+    )
 
 
 def main() -> None:
