@@ -179,4 +179,5 @@ def test_a_prefix_of_another_writers_call_is_found(store_url: str) -> None:
         assert trace.calls[-1].prompt_ids == ids[:115]
         with one._db.reading() as connection:
             stored = connection.exec_driver_sql("SELECT sum(length(prompt_ids)) FROM model_calls").scalar_one()
-    assert stored == 4 * (100 + 5 * 2)  # of each prompt, the two tokens that follow the completion before it
+    # of each prompt the two tokens that follow the completion before it, two bytes each, and one that says so
+    assert stored == 2 * (100 + 5 * 2) + 6
