@@ -67,10 +67,10 @@ def lint(
     else:
         with open_store(store, project=project) as opened:
             versions = opened.reward_versions(made.hash)
-            scores = {one.trace_id: one for one in opened.scores(reward=versions[0])} if versions else {}
-            traces = tracked(opened.traces(), "reading")
             pairs = (
-                ((trace, scores.get(trace.id)) for trace in traces) if versions else _scored(made, functions, traces)
+                tracked(opened.scored_traces(reward=versions[0]), "reading")
+                if versions
+                else _scored(made, functions, tracked(opened.traces(), "reading"))
             )
             report = asyncio.run(
                 tried(made, functions=functions, tasks=listed, tools=tools, traces=pairs, max_reward=max_reward)
