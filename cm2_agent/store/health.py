@@ -79,7 +79,7 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "unscored_traces": _count(
             connection, traces, ~select(scores.c.seq).where(scores.c.trace == traces.c.seq).exists()
         ),
-        "verdicts": _count(connection, verdicts, scoring.current_verdict()),
+        "verdicts": scoring.count_verdicts(connection),
         "null_verdicts": _counts(connection, verdicts.c.cause, *null_verdict, none="unknown"),
         "null_verdict_reasons": _counts(connection, verdicts.c.reason, *null_verdict, none="unknown"),
         "known_verdicts": known_verdicts(connection),

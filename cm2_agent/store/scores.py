@@ -219,6 +219,16 @@ def current_verdict() -> ColumnElement[bool]:
     return ~superseded.correlate(verdicts).exists()
 
 
+def count_verdicts(connection: Connection) -> int:
+    """How many verdicts meet `current_verdict`: of each block those that the newest score stores, by one pass."""
+    own = select(verdicts.c.score, verdicts.c.block, func.count().label("n"))
+    stored = own.group_by(verdicts.c.score, verdicts.c.block).subquery("stored")
+    newest = func.max(scores.c.runs).over(partition_by=(scores.c.trace, scores.c.reward, stored.c.block))
+    blocks = select(stored.c.n, scores.c.runs, newest.label("newest")).join(scores, scores.c.seq == stored.c.score)
+    found = blocks.subquery("blocks")
+    return int(connection.scalar(select(func.sum(found.c.n)).where(found.c.runs == found.c.newest)) or 0)
+
+
 def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
     """What judging took, summed by reward version: the numbers of `Score.usage`, over `traces` scores. A sum is None
     where one of its numbers is not known."""

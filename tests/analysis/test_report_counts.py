@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import func, select
 
 from cm2_agent.analysis.bootstrap import MANY, ratio_interval
 from cm2_agent.analysis.report import report
 from cm2_agent.analysis.report_tally import FailureTally, ItemTally, cluster_sums
 from cm2_agent.store import SQLStore, TraceFilter
+from cm2_agent.store.schema import verdicts
+from cm2_agent.store.scores import current_verdict
 from cm2_agent.types.certificate import policies_of
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -141,6 +144,9 @@ def compare(base: SQLStore, seed: int) -> None:
         found, slow = report(scored, store.checklist), slow_report.report(pairs, store.checklist)
         assert found == slow
         assert scored.policies() == policies_of(trace for trace, _ in pairs)
+    with base.database.reading() as connection:
+        current = select(func.count()).select_from(verdicts).where(current_verdict())
+        assert base.health()["verdicts"] == connection.scalar(current)
 
 
 def test_the_quick_report_is_the_slow_one(base: SQLStore) -> None:
