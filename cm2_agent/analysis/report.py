@@ -41,15 +41,19 @@ class Scored(Protocol):
 
     def __iter__(self) -> Iterator[ScoredFacts]:
         """What is counted of each."""
+        ...
 
     def call_usage(self) -> Iterable[tuple[Mapping[str, JSON], int]]:
         """What model calls used, with the number of calls that used just that."""
+        ...
 
     def cuts(self) -> Mapping[str | None, Counter[str]]:
         """How many dialogues of a policy were cut, by what."""
+        ...
 
     def pairs(self, ids: Sequence[str]) -> Sequence[tuple[Trace, Score]]:
         """These as a whole."""
+        ...
 
 
 def report(

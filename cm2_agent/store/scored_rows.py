@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Subquery, and_, case, func, or_, select
 
 from cm2_agent.store import queries
 from cm2_agent.store import scores as scoring
@@ -118,7 +118,7 @@ class ScoredRows:
     def _pages(self) -> Iterator[list[int]]:
         return queries.pages(self._db, self._wanted, size=PORTION)
 
-    def _all(self, query: Callable[[Subquery], Select[Any]]) -> Iterator[Any]:
+    def _all(self, query: Callable[[Subquery], Any]) -> Iterator[Any]:
         """The rows of a query on the traces that are meant (their `seq` and `policy`); its groups may come in parts,
         where the database alone cannot decide which traces those are."""
         wheres: Iterator[list[ColumnElement[bool]]] = (
@@ -132,7 +132,7 @@ class ScoredRows:
                 yield from connection.execution_options(yield_per=PORTION).execute(query(meant))
 
 
-def _calls(meant: Subquery, *columns: Any) -> Select[Any]:
+def _calls(meant: Subquery, *columns: Any) -> Any:
     """These columns of the traces' model calls."""
     found = select(*columns).select_from(meant).join(runs, runs.c.trace == meant.c.seq)
     return found.join(model_calls, model_calls.c.run == runs.c.seq)

@@ -316,7 +316,7 @@ def make(url: str, *, traces: int, spans: int = 10, group: int = 16, tasks: int 
         with store.database.writing() as connection:
             for row in shared.values():
                 connection.execute(insert(schema.contents).values(row))
-        seqs = dict.fromkeys(("traces", "runs", "scores"), 0)
+        seqs: dict[str, int] = {"traces": 0, "runs": 0, "scores": 0}
         dice = random.Random("scale")
         for first in range(0, traces, PORTION):
             rows: dict[str, Rows] = {table.name: [] for table in TABLES}
