@@ -26,6 +26,12 @@ PAIRS: Final = (
     ("inputs", "targets"),
 )
 """The keys under which a question and its answer stand."""
+STORED: Final = (
+    ("input", "output"),
+    ("request", "response"),
+    ("input_messages", "output_messages"),
+)
+"""The keys under which a request and its response stand."""
 PREFERENCES: Final = (("preferred_output", "non_preferred_output"), ("chosen", "rejected"))
 """The keys under which the better and the worse answer stand."""
 
@@ -92,6 +98,8 @@ def read_stored_completion(record: JSON) -> Chat | tuple[Chat, ...]:
     if not isinstance(record, Mapping):
         raise TraceError(f"is {type(record).__name__}; expected an object with input and output")
     sample = mapping_of(record.get("sample")) or record
+    if "input_messages" in sample:
+        sample = {**sample, "input": sample["input_messages"], "output": sample.get("output_messages")}
     asked, answered = (
         (sample.get("input"), sample.get("output"))
         if "output" in sample
@@ -184,13 +192,17 @@ def read_preferences(record: JSON) -> tuple[Chat, ...]:
     tools = mapping_of(shared).get("tools", record.get("tools"))
     if isinstance(shared, Mapping) and "messages" in shared:
         shared = shared["messages"]
-    asked = (*said(record.get("system"), "system"), *said(shared, "user"))
-    better, worse = ((said(record[key], "assistant") if asked else _spoken(record[key])) for key in pair)
+    system, question = said(record.get("system"), "system"), said(shared, "user")
+    whole = all(_begins(_spoken(record[key]), question) for key in pair)
+    better, worse = (_spoken(record[key]) if whole else said(record[key], "assistant") for key in pair)
+    if whole and any(answered[:1] and answered[0].role == "system" for answered in (better, worse)):
+        system = ()
+    asked = system if whole else (*system, *question)
     same = 0
-    while not asked and same < min(len(better), len(worse)) and better[same] == worse[same]:
+    while whole and same < min(len(better), len(worse)) and better[same] == worse[same]:
         same += 1  # both hold the whole dialogue, the question with it
-    question = [message.to_json() for message in (*asked, *better[:same])]
-    task = f"pair-{content_hash([question, tools])[:12]}"
+    shown = [message.to_json() for message in (*asked, *better[:same])]
+    task = f"pair-{content_hash([shown, tools])[:12]}"
     found = []
     for rollout, (key, answered) in enumerate(zip(pair, (better, worse), strict=True)):
         found.append(
@@ -205,6 +217,12 @@ def read_preferences(record: JSON) -> tuple[Chat, ...]:
             )
         )
     return tuple(found)
+
+
+def _begins(messages: tuple[Message, ...], question: tuple[Message, ...]) -> bool:
+    """Whether what should be an answer is the whole dialogue: the question, maybe behind a system prompt, begins it."""
+    first = 1 if messages and messages[0].role == "system" and question[:1] != messages[:1] else 0
+    return messages[first : first + len(question)] == question
 
 
 def _spoken(value: JSON) -> tuple[Message, ...]:

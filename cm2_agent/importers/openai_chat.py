@@ -15,6 +15,8 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.text import first_problem
 
+_INSTRUCTIONS = ("systemInstruction", "system_instruction")
+
 
 class _Record(BaseModel):
     """What is read of a record; other keys may be there."""
@@ -43,6 +45,8 @@ def read_openai_chat(record: JSON) -> Chat:
     if "messages" not in record:
         key, messages = transcript_of(record)
         record = record if key is None else {**record, "messages": messages}
+    if isinstance(record.get("messages"), str):
+        raise TraceError("has as messages a text that is no JSON; expected a list of messages (json.dumps writes one)")
     try:
         chat = _Record.model_validate(record)
     except ValidationError as error:
@@ -50,9 +54,7 @@ def read_openai_chat(record: JSON) -> Chat:
     messages = any_messages(chat.messages)
     if isinstance(chat.system, str | list) and chat.system and messages[0].role != "system":  # Anthropic's requests
         messages = (*any_messages([{"role": "system", "content": chat.system}]), *messages)
-    instruction = record.get("systemInstruction", record.get("system_instruction"))
-    if isinstance(instruction, Mapping) and isinstance(instruction.get("parts"), list):  # Gemini's requests
-        messages = (*any_messages([{**instruction, "role": "system"}]), *messages)
+    messages = (*_instruction(record), *messages)
     tools = read_tools(chat.functions if chat.tools is None else chat.tools)
     sampling = sampling_of(record)
     rollout = chat.rollout if chat.rollout is not None else chat.trial
@@ -73,6 +75,14 @@ def read_openai_chat(record: JSON) -> Chat:
         session=text_of(record.get("session_id")),
         tags=texts_of(record.get("tags")),
     )
+
+
+def _instruction(record: Mapping[str, JSON]) -> tuple[Message, ...]:
+    """The system prompt of Gemini's requests: text, a part, parts, or a content. Raises TraceError."""
+    asked = next((record[key] for key in _INSTRUCTIONS if record.get(key)), None)
+    parts = asked.get("parts", asked) if isinstance(asked, Mapping) else asked
+    listed = [{"text": one} if isinstance(one, str) else one for one in (parts if isinstance(parts, list) else [parts])]
+    return any_messages([{"role": "system", "parts": listed}]) if asked else ()
 
 
 def _answered(messages: tuple[Message, ...], record: Mapping[str, JSON]) -> tuple[Message, ...]:

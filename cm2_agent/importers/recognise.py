@@ -18,7 +18,20 @@ from cm2_agent.types.json_values import JSON
 
 LOOKED_AT: Final = 20
 """So many of the first records are looked at."""
-_WRAPPERS: Final = ("data", "rows", "items", "records", "results", "examples", "conversations", "dialogues", "traces")
+_WRAPPERS: Final = (
+    "data",
+    "rows",
+    "items",
+    "records",
+    "results",
+    "examples",
+    "conversations",
+    "dialogues",
+    "traces",
+    "runs",
+    "spans",
+)
+_DEEPEST: Final = 4
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "cm2": ("trace", "score"),
     "openai": ("messages", "role", "content", "tools", "tool_calls"),
@@ -74,21 +87,27 @@ def _format_of(record: JSON) -> tuple[Format, str] | None:
     return None
 
 
-def unwrapped(record: JSON) -> Iterator[JSON] | None:
-    """The records within an object that only holds a list of them (`{"data": […]}`), None for any other."""
-    if not isinstance(record, Mapping) or _format_of(record) is not None:
+def unwrapped(record: JSON, depth: int = _DEEPEST) -> Iterator[JSON] | None:
+    """The records within an object that only holds a list of them (`{"data": […]}`), or nothing but one of them
+    (`{"data": {"messages": […]}}`), also where such objects are nested; None for any other."""
+    if depth == 0 or not isinstance(record, Mapping) or _format_of(record) is not None:
         return None
     for key in _WRAPPERS:
         inner = record.get(key)
         if isinstance(inner, list) and inner and _format_of(inner[0]) is not None:
             return iter(inner)
-    return None
+    if len(record) != 1:
+        return None
+    (only,) = record.values()
+    return iter([only]) if isinstance(only, Mapping) and _format_of(only) is not None else unwrapped(only, depth - 1)
 
 
 def _unknown(path: str | Path, looked: list[Found | Problem]) -> str:
     values = [one.value for one in looked if isinstance(one, Found)]
     problems = [one for one in looked if isinstance(one, Problem)]
     names = ", ".join(one.name for one in FORMATS)
+    if not looked:
+        return f"{path}: holds no record. Expected at least one; of a table the first line names the columns alone"
     if not values:
         return f"{path}: none of its first {len(looked)} records can be read. {problems[0] if problems else ''}".strip()
     key, messages = transcript_of(values[0])

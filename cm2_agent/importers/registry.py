@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from cm2_agent.importers import langfuse_export, langsmith_runs, mlflow_traces, span_rows
-from cm2_agent.importers.answer_pairs import pair_of, preference_of
+from cm2_agent.importers.answer_pairs import PAIRS, PREFERENCES, STORED, pair_of, preference_of
 from cm2_agent.importers.bfcl_results import is_bfcl
 from cm2_agent.importers.cm2_lines import is_cm2
 from cm2_agent.importers.inspect_logs import is_inspect, samples
@@ -82,7 +84,7 @@ def _preference(record: JSON) -> str | None:
 def _stored(record: JSON) -> str | None:
     if not isinstance(record, Mapping):
         return None
-    for asked, answered in (("input", "output"), ("request", "response")):
+    for asked, answered in STORED:
         if asked in record and answered in record:
             found = [style_of(one if isinstance(one, list) else [one]) for one in (record[asked], record[answered])]
             bodies = [isinstance(record[key], Mapping) and _is_body(record[key]) for key in (asked, answered)]
@@ -121,11 +123,17 @@ def dialogues_by_name(record: JSON) -> Iterator[tuple[str, JSON]]:
         yield f"dialogue {name!r}", {"id": name, "messages": messages}
 
 
+_HALVES = frozenset(
+    {*TRANSCRIPTS, *chain.from_iterable((*STORED, *PAIRS, *PREFERENCES))} | {"inputs", "outputs", "chosen", "rejected"}
+)
+"""Words of keys under which a part of a dialogue stands: such a key is no dialogue's name."""
+
+
 def _by_name(record: JSON) -> str | None:
     if not isinstance(record, Mapping) or not record:
         return None
     several = all(isinstance(value, list) and style_of(value) is not None for value in record.values())
-    named = several and not (record.keys() & {*TRANSCRIPTS, "input", "output", "prompt", "completion", "chosen"})
+    named = several and not any(_HALVES & set(re.split(r"\W|_", str(key))) for key in record)
     return "an object of dialogues by their names" if named else None
 
 

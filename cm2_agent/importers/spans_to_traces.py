@@ -159,6 +159,8 @@ def answered_messages(value: JSON) -> tuple[Message, ...]:
         return _messages(first.get("message", first.get("text")), _ANSWERED, "assistant")
     if isinstance(known.get("choices"), list) or isinstance(known.get("output"), list):
         return answer_of(value)
+    if isinstance(value, list) and value and all("message" in mapping_of(one) for one in value):
+        return answer_of({"choices": value})
     return _messages(value, _ANSWERED, "assistant")
 
 
@@ -177,7 +179,9 @@ def _messages(value: JSON, keys: tuple[str, ...], role: str) -> tuple[Message, .
             return any_messages([value])
         key = next((key for key in keys if value.get(key)), None)
         if key is not None:
-            return _messages(value[key], keys, role)
+            earlier = value.get("chat_history") if role == "user" and key != "chat_history" else None
+            before = any_messages(earlier) if style_of(earlier) is not None else ()
+            return (*before, *_messages(value[key], keys, role))
         texts = [one for one in value.values() if isinstance(one, str) and one]
         if len(texts) == 1:  # the one field of a chain
             return any_messages([{"role": role, "content": texts[0]}])

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from cm2_agent.errors import MissingExtra, TraceError
+from cm2_agent.importers.answer_pairs import PAIRS
+from cm2_agent.importers.gathered_rows import gathered
 from cm2_agent.importers.json_records import Found, Problem, flaw_of, parse_json
 from cm2_agent.importers.openai_messages import ROLES
+from cm2_agent.importers.spans_to_traces import nanoseconds, unpacked
 from cm2_agent.importers.text_source import CutShort, text_pieces
 from cm2_agent.types.json_values import JSON
 
 _DIALOGUE = ("conversation_id", "dialogue_id", "dialog_id", "chat_id", "thread_id", "session_id", "trace_id", "id")
 _SAID = ("content", "text", "message", "value", "utterance")
 _SPEAKER = ("role", "speaker", "from", "author", "sender")
+_PLACES = ("turn", "turn_index", "turn_number", "message_index", "step", "seq", "sequence", "position", "index")
+_TIMES = ("timestamp", "created_at", "createdAt", "sent_at", "time", "datetime", "date")
+_ANSWERS = ("messages", *("tool_calls", "tool_call_id", "name"), *chain.from_iterable(PAIRS))
+_KNOWN = {name.casefold(): name for name in (*_DIALOGUE, *_SAID, *_SPEAKER, *_PLACES, *_TIMES, *_ANSWERS)}
+"""Names of columns that mean something here; a table may write them as `Role` or `Conversation ID`."""
+_PYTHON = re.compile(r"[\[{\s]+'")
+"""How a list or an object begins that Python printed."""
 _BATCH = 256
+_LOOKED_AT = 20
 
 
 def csv_records(path: str | Path, encoding: str | None = None) -> Iterator[Found | Problem]:
     """The rows of a CSV or TSV file by the names in its first line. Rows with a role and a text are messages: those of
-    one dialogue in a row (by its id; without one, all) are one record. Raises TraceError."""
+    one dialogue (by its id; without one, all) are one record, wherever they stand. Raises TraceError."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     lines = _lines(path, encoding)
     head = next(lines, "")
     delimiter = max((",", "\t", ";", "|"), key=head.count)
     rows = csv.reader(_again(head, lines), delimiter=delimiter, strict=True)
     try:
-        names = [name.strip() for name in next(rows)]
+        names = _column_names(next(rows))
     except (StopIteration, csv.Error) as error:
         raise TraceError(f"{path}: has no line with the names of its columns ({error})") from error
     if len(set(names)) < len(names) or not all(names):
@@ -38,6 +54,12 @@ def csv_records(path: str | Path, encoding: str | None = None) -> Iterator[Found
             f"{path}: its columns are {names}; expected a first line with a name of its own for each column"
         )
     yield from _as_records(_rows(rows, names))
+
+
+def _column_names(first: list[str]) -> list[str]:
+    names = [name.strip() for name in first]
+    known = [_KNOWN.get(name.casefold().replace(" ", "_"), name) for name in names]
+    return known if len(set(known)) == len(set(names)) else names
 
 
 def _rows(rows: Any, names: list[str]) -> Iterator[Found | Problem]:
@@ -65,7 +87,7 @@ def _rows(rows: Any, names: list[str]) -> Iterator[Found | Problem]:
             )
             yield Problem(line=line, number=number, reason=reason)
             continue
-        value = {name: _cell(cell) for name, cell in zip(names, row, strict=True) if cell != ""}
+        value = {name: _cell(name, cell) for name, cell in zip(names, row, strict=True) if cell != ""}
         flaw = flaw_of(value)
         if flaw is not None:
             yield Problem(line=line, number=number, reason=flaw)
@@ -73,60 +95,87 @@ def _rows(rows: Any, names: list[str]) -> Iterator[Found | Problem]:
             yield Found(line=line, number=number, value=value)
 
 
-def _cell(cell: str) -> JSON:
-    """A cell's text; where it is a JSON list or object, that."""
-    if cell[:1] in ("{", "["):
-        try:
-            return parse_json(cell)
-        except ValueError:
-            return cell
-    return cell
+def _cell(name: str, cell: str) -> JSON:
+    """A cell's text; where it is a JSON list or object, or one as Python prints it (pandas writes such), that. What was
+    said stays text, but for a list of parts."""
+    if cell[:1] not in ("{", "["):
+        return cell
+    found: JSON = cell
+    try:
+        found = parse_json(cell)
+    except ValueError:
+        if _PYTHON.match(cell):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):  # sets, bytes
+                found = json.loads(json.dumps(unpacked(cell), allow_nan=False))
+    return cell if name in _SAID and not _is_parts(found) else found
+
+
+def _is_parts(value: JSON) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, Mapping) and ("type" in one or "role" in one) for one in value)
+    )
 
 
 def _as_records(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
-    """Rows that are messages, together; others as they are."""
-    open_id: JSON = None
-    first: Found | None = None
-    messages: list[JSON] = []
-    closed_ids: set[int] = set()
-    number = 0
+    """Rows of a file of messages, those of one dialogue together; rows of any other file as they are."""
+    looked = list(islice(rows, _LOOKED_AT))
+    if not any(isinstance(row, Found) and _message(row.value) is not None for row in looked):
+        yield from chain(looked, rows)
+        return
+    for number, group in enumerate(gathered(_messages(chain(looked, rows)), _name, lambda value: 0), start=1):
+        yield group if isinstance(group, Problem) else _dialogue(group, number)
 
-    def closed() -> Iterator[Found | Problem]:
-        nonlocal number
-        if first is not None:
-            number += 1
-            if open_id is not None and hash(str(open_id)) in closed_ids:
-                reason = (
-                    f"dialogue {str(open_id)[:60]!r} goes on here after rows of others: what came first was read as the"
-                    " whole. Sort the rows by their dialogue and import into a new store"
-                )
-                yield Problem(line=first.line, number=number, reason=reason)
-                return
-            closed_ids.add(hash(str(open_id)))
-            named = {} if open_id is None else {"id": open_id}
-            yield Found(line=first.line, number=number, value={**named, "messages": list(messages)})
 
+def _messages(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
+    """Each row as a message with its dialogue and its place there. One with a role that nobody knows is a message too:
+    without it the rest would be another dialogue."""
     for row in rows:
-        message = _message(row.value) if isinstance(row, Found) else None
-        if message is None or isinstance(row, Problem):
-            yield from closed()
-            first = None
-            number += 1
+        if isinstance(row, Problem):
             yield row
             continue
+        message = _message(row.value, any_role=True)
+        if message is None:
+            reason = "holds no message: expected a role and a text, as the other rows of this file have"
+            yield Problem(line=row.line, number=row.number, reason=reason)
+            continue
         identity = next((row.value[key] for key in _DIALOGUE if key in row.value), None)
-        if first is None or identity != open_id:
-            yield from closed()
-            first, open_id = row, identity
-            messages.clear()
-        messages.append(message)
-    yield from closed()
+        numbers = next((_number(row.value[key]) for key in _PLACES if key in row.value), None)
+        times = next((nanoseconds(row.value[key]) or None for key in _TIMES if key in row.value), None)
+        yield replace(row, value={"id": identity, "place": numbers, "time": times, "message": message})
 
 
-def _message(row: Mapping[str, JSON]) -> dict[str, JSON] | None:
+def _name(value: JSON) -> str:
+    """What the rows of one dialogue share: its id, or that there is none."""
+    return "" if value["id"] is None else f"id {value['id']}"
+
+
+def _dialogue(group: Found, number: int) -> Found:
+    """One dialogue of its rows: by their numbers, or their times, where all have them, else as they stand."""
+    rows = list(group.value)
+    for key in ("place", "time"):
+        if all(row[key] is not None for row in rows):
+            rows.sort(key=lambda row: row[key])
+            break
+    named = {} if rows[0]["id"] is None else {"id": rows[0]["id"]}
+    value = {**named, "messages": [row["message"] for row in rows]}
+    return Found(line=group.line, number=number, value=value)
+
+
+def _number(cell: JSON) -> float | None:
+    try:
+        found = float(cell) if isinstance(cell, str | int | float) and not isinstance(cell, bool) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _message(row: Mapping[str, JSON], *, any_role: bool = False) -> dict[str, JSON] | None:
     speaker = next((row[key] for key in _SPEAKER if isinstance(row.get(key), str)), None)
     said = next((row[key] for key in _SAID if key in row), None)
-    if speaker is None or speaker.casefold() not in ROLES or ("messages" in row):
+    known = speaker is not None and speaker.casefold() in ROLES
+    if not (known or (any_role and (said is not None or "tool_calls" in row))) or "messages" in row:
         return None
     kept = {key: row[key] for key in ("tool_calls", "tool_call_id", "name") if key in row}
     return {"role": speaker, "content": said, **kept}
@@ -170,7 +219,7 @@ def _parquet_rows(file: Any, pa: Any) -> Iterator[Found | Problem]:
         for batch in file.iter_batches(batch_size=_BATCH):
             for row in batch.to_pylist():
                 number += 1
-                value = _json({key: cell for key, cell in row.items() if cell is not None})
+                value = {key: _json(cell, str(key)) for key, cell in row.items() if cell is not None}
                 flaw = flaw_of(value)
                 if flaw is not None:
                     yield Problem(line=number, number=number, reason=flaw)
@@ -184,7 +233,7 @@ def _parquet_rows(file: Any, pa: Any) -> Iterator[Found | Problem]:
         )
 
 
-def _json(value: Any) -> JSON:
+def _json(value: Any, column: str = "") -> JSON:
     """A cell as JSON. Of a list's structs each has every key, absent ones as null: these are left out."""
     if isinstance(value, Mapping):
         return {str(key): _json(item) for key, item in value.items() if item is not None}
@@ -193,7 +242,7 @@ def _json(value: Any) -> JSON:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if value is None or isinstance(value, str | int | float | bool):
-        return _cell(value) if isinstance(value, str) else value
+        return _cell(column, value) if isinstance(value, str) else value
     return str(value)  # times and decimals
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cm2_agent.errors import TraceError
 from cm2_agent.importers import Imported, Problem, read_recordings, recording_format
 from tests.importers.foreign_files import only, read, written
 from tests.importers.test_span_exports import langfuse, langfuse_trace, mlflow, phoenix
@@ -180,16 +181,6 @@ def test_outcomes_of_pydantic_ai_s_tools(tmp_path: Path, outcome: str | None) ->
     assert status == ("ok" if outcome in (None, "success") else "failed")
 
 
-def test_rows_of_a_dialogue_that_do_not_stand_together_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text("id,role,content\n1,user,q\n2,user,r\n2,assistant,b\n1,assistant,a\n3,user,s\n")
-    found = list(read_recordings(None, path))
-    assert [one.line for one in found if isinstance(one, Problem)] == [5]
-    (problem,) = [str(one) for one in found if isinstance(one, Problem)]
-    assert "dialogue '1'" in problem
-    assert [len(one.trace.messages) for one in found if isinstance(one, Imported)] == [1, 2, 1]
-
-
 @pytest.mark.parametrize("shape", ["openai", "gemini"])
 @pytest.mark.parametrize("order", ["fg", "gf"])
 def test_answers_without_ids_belong_to_the_calls_of_their_tools(tmp_path: Path, shape: str, order: str) -> None:
@@ -230,3 +221,72 @@ def test_demonstrations_that_are_left_out_are_named(tmp_path: Path) -> None:
     assert "demo" not in [message.text for message in found.trace.messages]
     assert found.note is not None
     assert "demonstrations" in found.note
+
+
+def _said(*said: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in said]
+
+
+@pytest.mark.parametrize("prompt", ["q", _said(("user", "q")), _said(("system", "s"), ("user", "q"))])
+@pytest.mark.parametrize("before", [(), (("system", "s"),)])
+def test_a_pair_of_whole_dialogues_holds_its_question_once(tmp_path: Path, prompt: Any, before: Any) -> None:
+    """As UltraFeedback's kind writes them, the prompt beside them."""
+    before = before if isinstance(prompt, str) or len(prompt) == 1 else (("system", "s"),)
+    whole = [_said(*before, ("user", "q"), ("assistant", text)) for text in "ab"]
+    found = read(written(tmp_path, {"prompt": prompt, "chosen": whole[0], "rejected": whole[1]}))
+    assert [[(one.role, one.text) for one in each.trace.messages] for each in found] == [
+        [*before, ("user", "q"), ("assistant", text)] for text in "ab"
+    ]
+    bare = read(written(tmp_path, {"prompt": [*whole[0][:-1]], "chosen": whole[0][-1:], "rejected": whole[1][-1:]}))
+    assert [one.trace.content_hash for one in bare] == [one.trace.content_hash for one in found]
+
+
+def test_a_pair_s_own_system_prompt_stays(tmp_path: Path) -> None:
+    whole = [_said(("user", "q"), ("assistant", text)) for text in "ab"]
+    found = read(written(tmp_path, {"system": "s", "prompt": "q", "chosen": whole[0], "rejected": whole[1]}))
+    assert [[one.text for one in each.trace.messages] for each in found] == [["s", "q", text] for text in "ab"]
+
+
+@pytest.mark.parametrize("keys", ["gen_ai.input.messages gen_ai.output.messages", "user_messages reply_messages"])
+def test_halves_of_a_dialogue_are_no_dialogues_by_name(tmp_path: Path, keys: str) -> None:
+    asked, answered = keys.split()
+    path = written(tmp_path, {asked: _said(("user", "q")), answered: _said(("assistant", "a"))})
+    with pytest.raises(TraceError, match="of no format that is known"):
+        recording_format(path)
+
+
+def test_input_messages_and_output_messages_are_one_dialogue(tmp_path: Path) -> None:
+    record = {"input_messages": _said(("user", "q")), "output_messages": _said(("assistant", "a")), "model": "m"}
+    assert [one.text for one in only(tmp_path, record).trace.messages] == ["q", "a"]
+
+
+@pytest.mark.parametrize("instruction", ["s", {"text": "s"}, {"parts": [{"text": "s"}]}, ["s"], [{"text": "s"}]])
+@pytest.mark.parametrize("key", ["systemInstruction", "system_instruction"])
+def test_instructions_of_gemini(tmp_path: Path, key: str, instruction: Any) -> None:
+    contents = [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "a"}]}]
+    found = only(tmp_path, {key: instruction, "contents": contents})
+    said = [(message.role, message.text) for message in found.trace.messages]
+    assert said == [("system", "s"), ("user", "q"), ("assistant", "a")]
+
+
+@pytest.mark.parametrize("path", [("data",), ("data", "conversation"), ("response", "result", "data")])
+def test_wrappers_around_one_record(tmp_path: Path, path: tuple[str, ...]) -> None:
+    record: Any = {"messages": _said(("user", "q"), ("assistant", "a"))}
+    for key in path:
+        record = {key: record}
+    assert [one.text for one in only(tmp_path, record).trace.messages] == ["q", "a"]
+
+
+def test_a_generation_s_choices_and_its_history(tmp_path: Path) -> None:
+    row = {"id": "g", "traceId": "t", "type": "GENERATION", "startTime": "2026-01-01T00:00:00Z"}
+    asked = {"input": "now?", "chat_history": _said(("user", "q"), ("assistant", "a"))}
+    choices = [{"index": 0, "message": {"role": "assistant", "content": "fin"}, "finish_reason": "stop"}]
+    found = only(tmp_path, {**row, "input": asked, "output": choices})
+    assert [one.text for one in found.trace.messages] == ["q", "a", "now?", "fin"]
+
+
+def test_a_table_without_rows_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("role,content\n")
+    with pytest.raises(TraceError, match="holds no record"):
+        recording_format(path)

@@ -107,7 +107,7 @@ def test_tables(tmp_path: Path) -> None:
     messages.write_text(
         "conversation_id;role;content\na;user;Hi\na;assistant;Hello\nb;user;Bye\nb;assistant;Goodbye\nbroken\n"
     )
-    first, second, broken = read_recordings(None, messages)
+    broken, first, second = read_recordings(None, messages)
     assert isinstance(first, Imported)
     assert isinstance(second, Imported)
     assert [message.text for message in first.trace.messages] == ["Hi", "Hello"]
