@@ -136,11 +136,19 @@ def _logged(log: JSON) -> Iterator[JSON]:
 
 
 def _logged_step(entries: list[JSON]) -> Iterator[JSON]:
-    for entry in map(mapping_of, entries):
+    """A step's messages. Where the benchmark's handler read calls in words of the model that we do not read so (a fence
+    of code, JSON), these are its calls."""
+    entries = [mapping_of(entry) for entry in entries]
+    for place, entry in enumerate(entries):
         content = entry.get("content")
         if entry.get("role") == "assistant":
-            thinking = entry.get("reasoning_content")
-            yield {**_step(content if content is not None else ""), "reasoning_content": thinking}
+            said = _step(content if content is not None else "")
+            handled = entries[place + 1] if place + 1 < len(entries) else {}
+            decoded = handled.get("model_response_decoded") if handled.get("role") == "handler_log" else None
+            if "tool_calls" not in said and isinstance(decoded, list) and decoded:
+                read = _step(decoded)
+                said = {**read, **said}
+            yield {**said, "reasoning_content": entry.get("reasoning_content")}
         elif entry.get("role") == "tool":
             yield {"role": "tool", "tool_call_id": entry.get("tool_call_id"), "content": content}
 

@@ -29,6 +29,7 @@ from cm2_agent.types.trace import Trace
 PROJECT = "project.id"
 """In a span's resource: the id of the tool's project that it lies in."""
 _ASKED = ("messages", "input", "prompt", "prompts", "question", "query", "contents")
+_INSTRUCTIONS = ("system", "instructions", "system_prompt", "systemInstruction", "system_instruction")
 _ANSWERED = ("messages", "output", "answer", "response", "completion", "text")
 
 
@@ -151,6 +152,8 @@ def answered_messages(value: JSON) -> tuple[Message, ...]:
     """What a model answered, likewise; a chat completion, a response, LangChain's generations."""
     value = unpacked(value)
     known = mapping_of(value)
+    if isinstance(known.get("candidates"), list) and known["candidates"]:  # Gemini's
+        return _messages(mapping_of(known["candidates"][0]).get("content"), _ANSWERED, "assistant")
     generations = known.get("generations")
     while isinstance(generations, list) and generations and isinstance(generations[0], list):
         generations = generations[0]
@@ -179,9 +182,9 @@ def _messages(value: JSON, keys: tuple[str, ...], role: str) -> tuple[Message, .
             return any_messages([value])
         key = next((key for key in keys if value.get(key)), None)
         if key is not None:
-            earlier = value.get("chat_history") if role == "user" and key != "chat_history" else None
-            before = any_messages(earlier) if style_of(earlier) is not None else ()
-            return (*before, *_messages(value[key], keys, role))
+            before = _before(value) if role == "user" else ()
+            found = _messages(value[key], keys, role)
+            return (*(() if found[:1] and found[0].role == "system" else before), *found)
         texts = [one for one in value.values() if isinstance(one, str) and one]
         if len(texts) == 1:  # the one field of a chain
             return any_messages([{"role": role, "content": texts[0]}])
@@ -189,6 +192,18 @@ def _messages(value: JSON, keys: tuple[str, ...], role: str) -> tuple[Message, .
             return any_messages([{**value, "role": role}])
         raise TraceError(f"holds no messages: an object with the keys {', '.join(map(str, list(value)[:8]))}")
     return any_messages(value)
+
+
+def _before(asked: Mapping[str, JSON]) -> tuple[Message, ...]:
+    """What a request holds beside its messages, which a model read before them: its system prompt, and a history."""
+    system = next((asked[key] for key in _INSTRUCTIONS if asked.get(key)), None)
+    if isinstance(system, Mapping):  # Gemini's
+        system = system.get("parts", [system])
+    if isinstance(system, list):
+        system = [{"type": "text", **one} if isinstance(one, Mapping) else one for one in system]
+    shown = any_messages([{"role": "system", "content": system}]) if isinstance(system, str | list) else ()
+    earlier = asked.get("chat_history")
+    return (*shown, *(any_messages(earlier) if style_of(earlier) is not None else ()))
 
 
 def nanoseconds(value: JSON) -> int:

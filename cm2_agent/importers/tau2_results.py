@@ -45,7 +45,9 @@ def read_tau2(record: JSON) -> Chat:
     environment, agent = mapping_of(info.get("environment_info")), mapping_of(info.get("agent_info"))
     domain = text_of(environment.get("domain_name")) or "unknown"
     policy = environment.get("policy")
-    messages = tuple(_message(number, message) for number, message in enumerate(one["messages"]))
+    messages = tuple(
+        _message(number, message) for number, each in enumerate(one["messages"]) for message in _each(each)
+    )
     if isinstance(policy, str) and policy and messages[0].role != "system":
         messages = (Message.of("system", policy), *messages)
     name = f"tau2-{domain}-{one.get('task_id')}"
@@ -88,6 +90,12 @@ def _task(name: str, domain: str, task: Mapping[str, JSON], policy: JSON) -> Tas
         outcome={"evaluation_criteria": task["evaluation_criteria"]} if task.get("evaluation_criteria") else None,
         metadata={"source": "tau2-bench", "domain": domain},
     )
+
+
+def _each(message: JSON) -> list[JSON]:
+    """A message; the answers of several tools that tau2 wraps as one (`MultiToolMessage`), each."""
+    several = mapping_of(message).get("tool_messages")
+    return several if isinstance(several, list) else [message]
 
 
 def _message(number: int, message: JSON) -> Message:

@@ -290,3 +290,59 @@ def test_a_table_without_rows_is_named(tmp_path: Path) -> None:
     path.write_text("role,content\n")
     with pytest.raises(TraceError, match="holds no record"):
         recording_format(path)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"system": "s", "messages": _said(("user", "q"))},
+        {"system": [{"type": "text", "text": "s"}], "messages": _said(("user", "q"))},
+        {"instructions": "s", "input": "q"},
+        {"system_instruction": {"parts": [{"text": "s"}]}, "contents": [{"role": "user", "parts": [{"text": "q"}]}]},
+        {"system": "another", "messages": _said(("system", "s"), ("user", "q"))},
+    ],
+)
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {"role": "assistant", "content": "a"},
+        {"candidates": [{"content": {"role": "model", "parts": [{"text": "a"}]}}]},
+        {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]}]},
+    ],
+)
+def test_a_traced_request_s_system_prompt(tmp_path: Path, asked: Any, answered: Any) -> None:
+    row = {"id": "g", "traceId": "t", "type": "GENERATION", "startTime": "2026-01-01T00:00:00Z"}
+    found = only(tmp_path, {**row, "input": asked, "output": answered})
+    said = [(message.role, message.text) for message in found.trace.messages]
+    assert said == [("system", "s"), ("user", "q"), ("assistant", "a")]
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_answers_that_tau2_wraps_as_one(tmp_path: Path, wrapped: bool) -> None:
+    calls = [{"id": one, "name": one, "arguments": {}, "requestor": "assistant"} for one in "fg"]
+    answers = [{"role": "tool", "id": one, "content": f"of {one}", "error": one == "g"} for one in "gf"]
+    shown: list[Any] = [{"role": "tool", "tool_messages": answers}] if wrapped else answers
+    messages = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *shown,
+        {"role": "assistant", "content": "done"},
+    ]
+    info = {"environment_info": {"domain_name": "retail", "policy": "p"}}
+    simulations = [{"id": "s", "task_id": "1", "trial": 0, "messages": messages}]
+    found = only(tmp_path, {"info": info, "tasks": [{"id": "1"}], "simulations": simulations})
+    assert outcomes_of_calls(found) == [("f", "of f", "ok"), ("g", "of g", "failed")]
+
+
+def test_calls_that_bfcl_s_handler_read_in_a_model_s_words(tmp_path: Path) -> None:
+    words = "I look first.\n```python\n[ls(a=True), pwd()]\n```"
+    step = [
+        {"role": "assistant", "content": words},
+        {"role": "handler_log", "content": "decoded", "model_response_decoded": ["ls(a=True)", "pwd()"]},
+        {"role": "tool", "content": "one"},
+        {"role": "tool", "content": "two"},
+    ]
+    turn = {"begin_of_turn_query": _said(("user", "q")), "step_0": step}
+    found = only(tmp_path, {"id": "multi_turn_base_1", "result": [[words]], "inference_log": [turn]})
+    assert outcomes_of_calls(found) == [("ls", "one", "answered"), ("pwd", "two", "answered")]
+    assert found.trace.steps[0].message.text == words
