@@ -35,7 +35,8 @@ def _part(part: Part) -> tuple[str, str]:
         return f'{{"type":"text",{content}}}', f'{{{content},"type":"text"}}'
     if (
         isinstance(part, ToolCallResponse)
-        and type(part.response) is type(part.id) is str
+        and type(part.response) is str
+        and type(part.id) is str
         and part.error is False
         and not part.extra
     ):

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-import sqlalchemy as sa
+from sqlalchemy.event import listens_for
 
 pytest.importorskip("opentelemetry.proto", reason='needs the extra: pip install "cm2-agent[server]"')
 
@@ -45,7 +45,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_a_full_disk_is_said_and_survived(store: SQLStore) -> None:
     pages = [1 << 30]
 
-    @sa.event.listens_for(store.database.engine, "checkout")
+    @listens_for(store.database.engine, "checkout")
     def limit(connection: Any, record: Any, proxy: Any) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages[0]}")  # SQLite's own end of the disk
 
