@@ -105,8 +105,8 @@ def read_recordings(
         desk: for tau-bench's files, the desk that they are of; by default what system prompt and file name say.
 
     Raises:
-        TraceError: an unknown format, a class that cannot be made, a pattern that RE2 does not read, or a file that
-            cannot be opened or is empty.
+        TraceError: an unknown format, a class that cannot be made, a pattern that RE2 does not read, a desk for a file
+            of another format, or a file that cannot be opened or is empty.
         OSError: the disk failed while the file was read.
 
     >>> import json
@@ -131,7 +131,10 @@ def read_recordings(
         importer = Chats(cast("ReadChat", found))
     else:
         importer = _made(found)
-    options = {"desk": desk} if desk is not None and format == "tau-bench" else {}
+    if desk is not None and format != "tau-bench":
+        named = format if isinstance(format, str) else "your importer's"
+        raise TraceError(f"{path}: is of format {named}; a desk is for tau-bench's files alone. Leave it out (--desk)")
+    options = {} if desk is None else {"desk": desk}
     pattern = compiled(error_pattern)
     records = records_of(path, encoding)
     if known is not None:

@@ -171,3 +171,12 @@ def test_a_file_of_results_is_read_whole(tmp_path: Path) -> None:
         assert one.note is None
     assert len(set(groups.values())) == 1
     assert sum(groups.values()) == len({one.trace.id for one in found}) == len(found)
+
+
+def test_a_desk_of_another_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "q"}]}')
+    for named in (None, "openai"):
+        with pytest.raises(TraceError, match="is of format openai; a desk is for tau-bench's files"):
+            read_recordings(named, path, desk="airline")
+    assert imported(saved(tmp_path), desk="airline")[0].trace.attributes
