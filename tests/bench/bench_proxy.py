@@ -32,7 +32,8 @@ from typing import Any
 
 import psutil
 
-from tests.bench.proxy_peers import PEERS, installed, started
+from tests.bench.peer_environment import installed
+from tests.bench.proxy_peers import PEERS, started
 from tests.server.crashing import Process
 
 CLIENTS, TOKENS, ROUNDS = 32, 64, 7
@@ -107,7 +108,7 @@ def against(kind: str, peers: Path | None) -> dict[str, Any]:
         for peer in PEERS if peers is not None else ():
             assert peers is not None
             try:
-                versions[peer.name] = installed(peer, peers)
+                versions[peer.name] = installed(peer.name, peer.requirement, peers)
                 ways[peer.name] = (*opened.enter_context(started(peer, peers, direct)), peer.path)
             except OSError as error:
                 skipped[peer.name] = str(error)

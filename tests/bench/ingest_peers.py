@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.bench.peer_environment import installed
 from tests.bench.server_cpu import cpu_of
 from tests.server.exported import chunks, dialogue, protobuf
 
@@ -111,7 +111,7 @@ PEERS = (
 def measured(peer: Peer, folder: Path, *, traces: int, spans_a_request: int) -> dict[str, object]:
     """Spans a server-CPU-second, or the reason why there are none."""
     try:
-        version = _installed(peer, folder)
+        version = installed(peer.name, peer.requirement, folder)
         with _started(peer, folder) as (client, process):
             return {"version": version, **_sent(peer, client, process, traces, spans_a_request), "note": peer.note}
     except (OSError, httpx.HTTPError, KeyError, subprocess.SubprocessError) as error:
@@ -153,23 +153,6 @@ def _idle(process: psutil.Process) -> float:
         if now - last < 0.02 * _IDLE:
             return last
         last = now
-
-
-def _installed(peer: Peer, folder: Path) -> str:
-    """Its version, installed below the folder where it was not. Raises OSError with the reason where it cannot be."""
-    home = folder / peer.name
-    if not (home / "installed").exists():
-        for command in (
-            [sys.executable, "-m", "venv", str(home)],
-            [str(home / "bin" / "pip"), "install", "--quiet", peer.requirement],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise OSError((done.stderr.strip() or "no reason given").splitlines()[-1])
-        (home / "installed").touch()
-    code = f"from importlib.metadata import version; print(version({peer.requirement!r}))"
-    done = subprocess.run([str(home / "bin" / "python"), "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -64,24 +63,6 @@ PEERS = (
         note="asks the server for whole answers, and makes streams of them",
     ),
 )
-
-
-def installed(peer: Peer, folder: Path) -> str:
-    """Its version, installed below the folder where it was not. Raises OSError with the reason where it cannot be."""
-    home = folder / peer.name
-    if not (home / "installed").exists():
-        for command in (
-            [sys.executable, "-m", "venv", str(home)],
-            [str(home / "bin" / "pip"), "install", "--quiet", peer.requirement],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise OSError((done.stderr.strip() or "no reason given").splitlines()[-1])
-        (home / "installed").touch()
-    name = peer.requirement.partition("[")[0]
-    code = f"from importlib.metadata import version; print(version({name!r}))"
-    done = subprocess.run([str(home / "bin" / "python"), "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 @contextmanager
