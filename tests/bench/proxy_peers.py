@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PEERS", "Peer", "installed", "started"]
+__all__ = ["PEERS", "Peer", "started"]
 
 _CHAT = "/v1/chat/completions"
 _START = 120.0
