@@ -187,7 +187,8 @@ def _unwrapped(records: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
         if inner is None:
             yield record
         else:
-            yield from (replace(cast("Found", record), value=one) for one in inner)
+            values, note = inner
+            yield from (replace(cast("Found", record), value=one, note=note) for one in values)
 
 
 def _dialogues(records: Iterator[Found | Problem], known: registry.Format) -> Iterator[Found | Problem]:
@@ -281,7 +282,8 @@ def _results(result: ImportResult, record: Found) -> Iterator[Imported | Importe
         yield ImportedLabels(line=line, number=number, labels=tuple(cast("Sequence[Label]", several)))
     elif several and all(isinstance(one, ImportedDialogue) for one in several):
         for one in cast("Sequence[ImportedDialogue]", several):
-            yield Imported(line=line, number=number, trace=one.trace, task=one.task, note=one.note, score=one.score)
+            note = "; ".join(filter(None, (one.note, record.note))) or None
+            yield Imported(line=line, number=number, trace=one.trace, task=one.task, note=note, score=one.score)
     else:
         reason = (
             f"the importer returned {type(result).__name__} {result!r:.60}; expected a Trace, an ImportedDialogue (or a"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final
 
 from cm2_agent.errors import TraceError
@@ -32,6 +33,11 @@ STORED: Final = (
     ("input_messages", "output_messages"),
 )
 """The keys under which a request and its response stand."""
+_READ: Final = frozenset(
+    {"system", "system_prompt", "history", "metadata", "tools", "model", "reward", "task_id", "custom_id"}
+    | {"id", "user_id", "tags", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed"}
+)
+"""Keys beside a question and its answer that have a place of their own; others (a context, a category) are metadata."""
 PREFERENCES: Final = (("preferred_output", "non_preferred_output"), ("chosen", "rejected"))
 """The keys under which the better and the worse answer stand."""
 
@@ -78,7 +84,16 @@ def read_prompt_completion(record: JSON) -> Chat:
         asked = f"{asked}\n\n{record['input']}"
     system = said(record.get("system") or record.get("system_prompt"), "system")
     before = _earlier(record.get("history"))
-    return _chat(record, (*system, *before, *said(asked, "user"), *said(answered, "assistant")), "completion")
+    chat = _chat(record, (*system, *before, *said(asked, "user"), *said(answered, "assistant")), "completion")
+    about = pair[0] == "instruction" and isinstance(record.get("input"), str)
+    return replace(chat, metadata=_beside(record, *pair, *(["input"] if about else [])))
+
+
+def _beside(record: Mapping[str, JSON], *read: str) -> dict[str, JSON]:
+    """The record's metadata, with what it holds under keys that nothing reads."""
+    known = {*read, *_READ, *(["label"] if isinstance(record.get("label"), bool) else [])}
+    others = {key: value for key, value in record.items() if key not in known and value is not None}
+    return {**others, **mapping_of(record.get("metadata"))}
 
 
 def _earlier(history: JSON) -> tuple[Message, ...]:
@@ -113,6 +128,8 @@ def read_stored_completion(record: JSON) -> Chat | tuple[Chat, ...]:
     system = said(sample.get("instructions"), "system") if isinstance(sample.get("instructions"), str) else ()
     question = (*system, *said(asked, "user"))
     graded = _graded(record) if "results" in record else {}
+    if "results" not in record and not {"object", "sample", "choices", "stop_reason"} & record.keys():
+        graded = {"metadata": _beside(record, "instructions", *chain.from_iterable(STORED))}
     return _each_answer(
         [
             replace(_chat(record, (*question, *answer), "completion", settings=body), **graded)
@@ -188,7 +205,8 @@ def read_preferences(record: JSON) -> tuple[Chat, ...]:
     pair = preference_of(record)
     if pair is None:
         raise TraceError(f"holds no pair of answers; expected {' or '.join('/'.join(pair) for pair in PREFERENCES)}")
-    shared = record.get("input", record.get("prompt", record.get("conversations")))
+    place = next((key for key in ("input", "prompt", "conversations") if key in record), "prompt")
+    shared = record.get(place)
     tools = mapping_of(shared).get("tools", record.get("tools"))
     if isinstance(shared, Mapping) and "messages" in shared:
         shared = shared["messages"]
@@ -213,7 +231,7 @@ def read_preferences(record: JSON) -> tuple[Chat, ...]:
                 tools=read_tools(tools),
                 task=task,
                 outcomes={OFFICIAL: 1.0 - rollout},
-                metadata=mapping_of(record.get("metadata")),
+                metadata=_beside(record, *pair, place),
             )
         )
     return tuple(found)

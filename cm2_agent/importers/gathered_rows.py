@@ -20,7 +20,8 @@ def gathered(
     The rows wait in a temporary database, so that memory holds one group at a time."""
     with closing(sqlite3.connect("")) as waiting:  # a file of its own, which SQLite removes
         waiting.execute(
-            "CREATE TABLE rows (name TEXT, place INTEGER, time INTEGER, line INTEGER, number INTEGER, body TEXT)"
+            "CREATE TABLE rows (name TEXT, place INTEGER, time INTEGER, line INTEGER, number INTEGER, body TEXT,"
+            " note TEXT)"
         )
         place = 0
         for record in records:
@@ -33,15 +34,16 @@ def gathered(
                 continue
             place += 1
             began = time(record.value) or None
-            row = (name, place, began, record.line, record.number, json_text(record.value))
-            waiting.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", row)
+            row = (name, place, began, record.line, record.number, json_text(record.value), record.note)
+            waiting.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         waiting.execute("CREATE INDEX by_name ON rows (name, place)")
         groups = waiting.execute(
-            "SELECT name, min(line), min(number) FROM rows GROUP BY name ORDER BY min(time), min(place)"
+            "SELECT name, min(line), min(number), max(note) FROM rows GROUP BY name ORDER BY min(time), min(place)"
         )
-        for name, line, number in groups:
+        for name, line, number, note in groups:
             bodies = waiting.execute("SELECT body FROM rows WHERE name = ? ORDER BY place", (name,))
-            yield Found(line=line, number=number, value=[json.loads(body) for (body,) in bodies], name=f"trace {name}")
+            value = [json.loads(body) for (body,) in bodies]
+            yield Found(line=line, number=number, value=value, name=f"trace {name}", note=note)
 
 
 __all__ = ["gathered"]

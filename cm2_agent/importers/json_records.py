@@ -40,12 +40,13 @@ _NEAR = 16
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """A record that is JSON. `line` is the 1-based line on which it begins, `number` its 1-based place in the file;
-    `name` says which dialogue of a record it is that holds several."""
+    `name` says which dialogue of a record it is that holds several, `note` what of the file around it was not read."""
 
     line: int
     number: int
     value: JSON
     name: str = ""
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

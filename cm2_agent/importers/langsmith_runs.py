@@ -10,12 +10,14 @@ from cm2_agent.dialects import semconv
 from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, Chat, mapping_of, number_of, text_of, texts_of
+from cm2_agent.importers.openai_messages import read_tools
 from cm2_agent.importers.spans_to_traces import (
     PROJECT,
     TraceSpans,
     answered_messages,
     asked_messages,
     chat_attributes,
+    left_over,
     nanoseconds,
     tool_attributes,
     unpacked,
@@ -42,7 +44,8 @@ def trace_of(record: JSON) -> str | None:
 
 
 def read_example(record: JSON) -> Chat:
-    """An example → the dialogue of its inputs and reference outputs. Raises TraceError."""
+    """An example → the dialogue of its inputs and reference outputs; what else these hold (a context, sources) is its
+    metadata, under its own key. Raises TraceError."""
     known = mapping_of(record)
     asked, answered = known.get("inputs"), known.get("outputs")
     messages = (*asked_messages(asked), *answered_messages(answered))
@@ -51,8 +54,19 @@ def read_example(record: JSON) -> Chat:
         key=["langsmith", known.get("id"), asked, answered],
         prefix="langsmith",
         task=text_of(known.get("id")),
-        metadata=mapping_of(known.get("metadata")),
+        tools=read_tools(mapping_of(asked).get("tools")),
+        metadata=_beside(left_over(asked, "user"), left_over(answered, "assistant"), known.get("metadata")),
     )
+
+
+def _beside(asked: Mapping[str, JSON], answered: Mapping[str, JSON], metadata: JSON) -> dict[str, JSON]:
+    """The example's metadata and what its halves hold beside the messages: a key that stands in two of them is named
+    with its half (`inputs.context`)."""
+    found = dict(mapping_of(metadata))
+    for half, beside in (("inputs", asked), ("outputs", answered)):
+        for key, value in beside.items():
+            found[f"{half}.{key}" if key in found else key] = value
+    return found
 
 
 def time_of(record: JSON) -> int:

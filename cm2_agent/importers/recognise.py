@@ -87,19 +87,36 @@ def _format_of(record: JSON) -> tuple[Format, str] | None:
     return None
 
 
-def unwrapped(record: JSON, depth: int = _DEEPEST) -> Iterator[JSON] | None:
-    """The records within an object that only holds a list of them (`{"data": […]}`), or nothing but one of them
-    (`{"data": {"messages": […]}}`), also where such objects are nested; None for any other."""
+def unwrapped(record: JSON, depth: int = _DEEPEST) -> tuple[Iterator[JSON], str | None] | None:
+    """The records within an object that holds a list of them (`{"data": […]}`), or nothing but one of them
+    (`{"data": {"messages": […]}}`), also where such objects are nested, and a note on what else it holds; None for any
+    other."""
     if depth == 0 or not isinstance(record, Mapping) or _format_of(record) is not None:
         return None
     for key in _WRAPPERS:
         inner = record.get(key)
         if isinstance(inner, list) and inner and _format_of(inner[0]) is not None:
-            return iter(inner)
+            return iter(inner), _not_read(key, record)
     if len(record) != 1:
         return None
     (only,) = record.values()
-    return iter([only]) if isinstance(only, Mapping) and _format_of(only) is not None else unwrapped(only, depth - 1)
+    if isinstance(only, Mapping) and _format_of(only) is not None:
+        return iter([only]), None
+    return unwrapped(only, depth - 1)
+
+
+def _not_read(key: str, wrapper: Mapping[str, JSON]) -> str | None:
+    """A note on the keys beside a list of records, None where there is none that holds something."""
+    others = [
+        f"`{str(name)[:40]}`" for name, value in wrapper.items() if name != key and value not in (None, "", [], {})
+    ]
+    if not others:
+        return None
+    more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+    return (
+        f"of an object around records `{key}` alone was read; {len(others)} other keys were not:"
+        f" {', '.join(others[:8])}{more}. Write what belongs to a dialogue into its own record, under `metadata`"
+    )
 
 
 def _unknown(path: str | Path, looked: list[Found | Problem]) -> str:

@@ -30,6 +30,8 @@ PROJECT = "project.id"
 """In a span's resource: the id of the tool's project that it lies in."""
 _ASKED = ("messages", "input", "prompt", "prompts", "question", "query", "contents")
 _INSTRUCTIONS = ("system", "instructions", "system_prompt", "systemInstruction", "system_instruction")
+_WHOLE = frozenset({"candidates", "generations", "choices"})
+"""Keys of a model's whole answers."""
 _ANSWERED = ("messages", "output", "answer", "response", "completion", "text")
 
 
@@ -194,6 +196,26 @@ def _messages(value: JSON, keys: tuple[str, ...], role: str) -> tuple[Message, .
     return any_messages(value)
 
 
+def left_over(value: JSON, role: str) -> dict[str, JSON]:
+    """What an object holds beside the messages that `asked_messages` (of a `user`) or `answered_messages` (of an
+    `assistant`) reads of it."""
+    value = unpacked(value)
+    if not isinstance(value, Mapping) or style_of([value]) is not None:
+        return {}
+    keys = _ASKED if role == "user" else _ANSWERED
+    texts = [key for key, one in value.items() if isinstance(one, str) and one]
+    read = next((key for key in keys if value.get(key)), texts[0] if len(texts) == 1 else "content")
+    used = {read, *_WHOLE}
+    if role == "user":
+        system = next((key for key in _INSTRUCTIONS if value.get(key)), None)
+        used |= {
+            "tools",
+            *([system] if system else []),
+            *(["chat_history"] if style_of(value.get("chat_history")) else []),
+        }
+    return {key: one for key, one in value.items() if key not in used and one is not None}
+
+
 def _before(asked: Mapping[str, JSON]) -> tuple[Message, ...]:
     """What a request holds beside its messages, which a model read before them: its system prompt, and a history."""
     system = next((asked[key] for key in _INSTRUCTIONS if asked.get(key)), None)
@@ -234,6 +256,7 @@ __all__ = [
     "answered_messages",
     "asked_messages",
     "chat_attributes",
+    "left_over",
     "nanoseconds",
     "told_failure",
     "tool_attributes",
