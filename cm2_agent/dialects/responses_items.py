@@ -7,10 +7,11 @@ from typing import Final
 
 from cm2_agent.types.json_values import JSON, json_text
 
-_CALLS: Final = frozenset({"function_call", "custom_tool_call", "local_shell_call", "computer_call"})
-_ANSWERS: Final = frozenset(
-    {"function_call_output", "custom_tool_call_output", "local_shell_call_output", "computer_call_output"}
+_CALLS: Final = frozenset(
+    {"function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call", "computer_call"}
 )
+"""Calls that the caller runs and answers: their status says whether they were written to their end."""
+_ANSWERS: Final = frozenset(f"{call}_output" for call in _CALLS)
 _ITS_OWN: Final[Mapping[str, tuple[str, ...]]] = {
     "web_search_call": ("action",),
     "file_search_call": ("queries",),
@@ -58,9 +59,9 @@ def responses_to_chat(items: Sequence[Mapping[str, JSON]]) -> list[JSON]:
             arguments = item.get("arguments") or {key: item[key] for key in _ITS_OWN[kind] if key in item}
             name = str(item.get("name") or kind.removesuffix("_call"))
             step()["tool_calls"].append({"id": item.get("id"), "name": name, "arguments": arguments})
-            answer = item.get("output", item.get("outputs", item.get("results", item.get("result"))))
-            if answer is not None or item.get("error"):
-                found.append(_answer(item.get("id"), item.get("error") or answer, failed=bool(item.get("error"))))
+            answer = _result(item)
+            if answer is not None:
+                found.append(answer)
                 open_step = None
         elif kind in _ANSWERS and "role" not in item:
             found.append(_answer(item.get("call_id", item.get("id")), item.get("output")))
@@ -97,7 +98,31 @@ def _call(item: Mapping[str, JSON]) -> dict[str, JSON]:
         return {"id": identity, "custom": {"name": item.get("name"), "input": item.get("input")}}
     if item.get("type") == "function_call":
         return {"id": identity, "name": item.get("name"), "arguments": item.get("arguments")}
-    return {"id": identity, "name": str(item.get("type")).removesuffix("_call"), "arguments": item.get("action")}
+    return {
+        "id": identity,
+        "name": str(item.get("type")).removesuffix("_call"),
+        "arguments": item.get("action", item.get("operation")),
+    }
+
+
+def _result(item: Mapping[str, JSON]) -> dict[str, JSON] | None:
+    """What a call of the provider's own tool gave; None where it did not run to its end. One that ended and tells no
+    result, as searches do unless they are asked to, gives its status."""
+    action = item.get("action")
+    found = (item.get(key) for key in ("output", "outputs", "result", "tools"))
+    result = next((one for one in found if one is not None), None)
+    if item.get("results") is not None:  # pieces of files, whose texts alone would tell less
+        result = json_text(item["results"])
+    if result is None and isinstance(action, Mapping):
+        result = action.get("sources")
+    status = item.get("status")
+    if item.get("error") or status == "failed":
+        told = item.get("error") or result
+        return _answer(item.get("id"), {"status": status} if told is None else told, failed=True)
+    if result is None and status != "completed":
+        return None
+    answer = _answer(item.get("id"), {"status": status} if result is None else result)
+    return {**answer, "is_error": False} if status == "completed" else answer
 
 
 def _answer(identity: JSON, output: JSON, *, failed: bool = False) -> dict[str, JSON]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from cm2_agent.errors import TraceError
 from cm2_agent.types.json_values import JSON
 
 _ROLES: Final[Mapping[str, str]] = {
@@ -15,6 +16,9 @@ _ROLES: Final[Mapping[str, str]] = {
     "function": "tool",
     "chat": "user",
 }
+_REMOVE: Final = "remove"
+"""The kind of a message that takes another out of the history (RemoveMessage), and has no role."""
+_REMOVE_ALL: Final = "__remove_all__"
 _ITS_OWN: Final = frozenset({"tool_use", "tool_call", "function_call", "invalid_tool_call", "input_json_delta"})
 """Blocks of the content that stand in `tool_calls` too."""
 
@@ -25,11 +29,12 @@ def is_langchain(message: Mapping[str, JSON]) -> bool:
 
 
 def kind_of(name: JSON) -> str | None:
-    """`human`, `ai`, … of a message's type or class name (`HumanMessage`, `AIMessageChunk`)."""
+    """`human`, `ai`, `remove`, … of a message's type or class name (`HumanMessage`, `AIMessageChunk`)."""
     if not isinstance(name, str):
         return None
     short = name.removesuffix("Chunk").removesuffix("Message").casefold()
-    return short if short in _ROLES and (short == name or name.endswith(("Message", "MessageChunk"))) else None
+    known = short in _ROLES or short == _REMOVE
+    return short if known and (short == name or name.endswith(("Message", "MessageChunk"))) else None
 
 
 def _fields(message: Mapping[str, JSON]) -> tuple[str, Mapping[str, JSON]] | None:
@@ -43,13 +48,38 @@ def _fields(message: Mapping[str, JSON]) -> tuple[str, Mapping[str, JSON]] | Non
     data = message.get("data")
     if isinstance(data, Mapping) and "content" in data:
         return kind, data
-    return (kind, message) if "content" in message else None
+    return (kind, message) if "content" in message or (kind == _REMOVE and "id" in message) else None
 
 
 def langchain_to_chat(messages: Sequence[Mapping[str, JSON]]) -> list[JSON]:
     """The messages as chat messages; others among them stay as they are. A tool's message says by its `status` whether
-    the call failed; dumps of versions without one do not say it."""
-    return [_chat(message) for message in messages]
+    the call failed; dumps of versions without one do not say it. Messages that remove others are applied, as LangGraph
+    does it. Raises TraceError where one names no message before it."""
+    return [_chat(message) for message in _left(messages)]
+
+
+def _left(messages: Sequence[Mapping[str, JSON]]) -> list[Mapping[str, JSON]]:
+    """The messages that no later one removes."""
+    left: list[Mapping[str, JSON]] = []
+    for number, message in enumerate(messages):
+        found = _fields(message)
+        if found is None or found[0] != _REMOVE:
+            left.append(message)
+            continue
+        removed = found[1].get("id")
+        before = [] if removed == _REMOVE_ALL else [one for one in left if removed is None or _id(one) != removed]
+        if removed != _REMOVE_ALL and len(before) == len(left):
+            raise TraceError(
+                f"message {number}: removes the message of id {removed!r}, and none before it has that id; expected the"
+                " id of an earlier message. Write the history as the graph's state holds it"
+            )
+        left = before
+    return left
+
+
+def _id(message: Mapping[str, JSON]) -> JSON:
+    found = _fields(message)
+    return message.get("id") if found is None else found[1].get("id")
 
 
 def _chat(message: Mapping[str, JSON]) -> JSON:

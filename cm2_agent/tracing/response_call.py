@@ -118,6 +118,8 @@ class ResponseCall:
         sampling = sampling_of({**self.request, "max_tokens": self.request.get("max_output_tokens")}, "")
         del sampling["logprobs"]
         *earlier, answer = responses_to_chat(output) or [None]
+        if answer is not None and answer["role"] == "tool":  # of the provider's own tool, and no word behind it
+            earlier, answer = [*earlier, answer], {"role": "assistant", "content": ""}
         write(
             self.observed.span,
             **{

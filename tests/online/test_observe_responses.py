@@ -190,8 +190,9 @@ def test_the_providers_own_tools_thinking_and_custom_calls(url: str, server: Res
     for echo in (first.output, [item.model_dump() for item in first.output]):
         desk.responses.create(model=MODEL, input=[{"role": "user", "content": "Weather?"}, *echo, answered])
     (trace, again) = stored(url)
-    assert [roles(one) for one in (trace, again)] == [["user", *["assistant"] * 2, "tool", "assistant"]] * 2
-    searched, said = trace.messages[1:3]
+    assert [roles(one) for one in (trace, again)] == [["user", *["assistant", "tool"] * 2, "assistant"]] * 2
+    searched, _, said = trace.messages[1:4]
+    assert [use.status for step in trace.steps for use in step.tool_uses][0] == "ok"
     assert searched.reasoning == "Look it up."
     assert [(call.name, call.arguments) for call in searched.tool_calls] == [
         ("web_search", {"action": {"type": "search", "query": "rain"}})
@@ -200,6 +201,16 @@ def test_the_providers_own_tools_thinking_and_custom_calls(url: str, server: Res
         "It rains.",
         [("call_9", "shout", "rain")],
     )
+
+
+def test_an_answer_that_ends_in_the_providers_own_tool(url: str, server: ResponseServer) -> None:
+    desk = client(server, url)
+    drawn = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "aGk="}
+    server.changes["output"] = [drawn]
+    desk.responses.create(model=MODEL, input="Draw.", tools=[{"type": "image_generation"}])
+    (trace,) = stored(url)
+    assert roles(trace) == ["user", "assistant", "tool", "assistant"]
+    assert [use.status for step in trace.steps for use in step.tool_uses] == ["ok"]
 
 
 def test_failures_and_cut_answers(url: str, server: ResponseServer) -> None:
