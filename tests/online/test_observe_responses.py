@@ -192,7 +192,7 @@ def test_the_providers_own_tools_thinking_and_custom_calls(url: str, server: Res
     (trace, again) = stored(url)
     assert [roles(one) for one in (trace, again)] == [["user", *["assistant", "tool"] * 2, "assistant"]] * 2
     searched, _, said = trace.messages[1:4]
-    assert [use.status for step in trace.steps for use in step.tool_uses][0] == "ok"
+    assert next(use.status for step in trace.steps for use in step.tool_uses) == "ok"
     assert searched.reasoning == "Look it up."
     assert [(call.name, call.arguments) for call in searched.tool_calls] == [
         ("web_search", {"action": {"type": "search", "query": "rain"}})
