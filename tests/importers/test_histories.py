@@ -42,7 +42,14 @@ def test_calls_that_the_provider_ran(tmp_path: Path, kind: str, more: Any, resul
 def test_a_call_that_the_caller_has_not_run(tmp_path: Path) -> None:
     """Its status says that the model wrote it to its end."""
     for kind in ("function_call", "computer_call", "shell_call"):
-        call: dict[str, Any] = {"type": kind, "call_id": "c", "name": "f", "arguments": "{}", "action": {}, "status": "completed"}
+        call: dict[str, Any] = {
+            "type": kind,
+            "call_id": "c",
+            "name": "f",
+            "arguments": "{}",
+            "action": {},
+            "status": "completed",
+        }
         ((_, _, became),) = outcomes_of_calls(only(tmp_path, [{"role": "user", "content": "q"}, call]))
         assert became == "not_run"
 
