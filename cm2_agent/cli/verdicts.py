@@ -56,7 +56,7 @@ def send(
 ) -> None:
     from cm2_agent.runner.verdict_sending import receiver_of, send_verdicts
 
-    receiver = receiver_of(tool, url)
+    receiver = receiver_of(tool, url, counting=dry_run)
     with open_store(store, project=project) as opened:
         versions = opened.reward_versions()
         if not versions or (reward is not None and reward not in versions):

@@ -11,6 +11,7 @@ from typing import Any, Final
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, Chat, mapping_of, number_of, sampling_of, text_of, texts_of
 from cm2_agent.importers.message_styles import any_messages, style_of
+from cm2_agent.importers.openai_chat import gemini_instruction
 from cm2_agent.importers.openai_messages import read_tools
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import Message
@@ -34,7 +35,7 @@ STORED: Final = (
 )
 """The keys under which a request and its response stand."""
 _READ: Final = frozenset(
-    {"system", "system_prompt", "history", "metadata", "tools", "model", "reward", "task_id", "custom_id"}
+    {"system", "system_prompt", "history", "metadata", "tools", "model", "reward", "task_id"}
     | {"id", "user_id", "tags", "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed"}
 )
 """Keys beside a question and its answer that have a place of their own; others (a context, a category) are metadata."""
@@ -120,13 +121,22 @@ def read_stored_completion(record: JSON) -> Chat | tuple[Chat, ...]:
         if "output" in sample
         else (sample.get("request", sample.get("input")), sample.get("response", sample))
     )
+    if (
+        not answered
+        and record.get("response", answered) is answered
+        and (why := record.get("error") or record.get("status"))
+    ):
+        raise TraceError(f"the request failed: {str(why)[:120]}; there is no answer to import")
     body = mapping_of(asked) if isinstance(asked, Mapping) else sample
     if isinstance(asked, Mapping) and "messages" in asked:
         asked = asked["messages"]
     elif isinstance(asked, Mapping) and "input" in asked:
         asked = asked["input"]
-    system = said(sample.get("instructions"), "system") if isinstance(sample.get("instructions"), str) else ()
-    question = (*system, *said(asked, "user"))
+    elif isinstance(asked, Mapping) and "contents" in asked:  # Gemini's
+        asked = asked["contents"]
+    question = said(asked, "user")
+    if question[:1] and question[0].role != "system":
+        question = (*_system(sample if body is sample else {**body, **_only(sample, "instructions")}), *question)
     graded = _graded(record) if "results" in record else {}
     if "results" not in record and not {"object", "sample", "choices", "stop_reason"} & record.keys():
         graded = {"metadata": _beside(record, "instructions", *chain.from_iterable(STORED))}
@@ -136,6 +146,20 @@ def read_stored_completion(record: JSON) -> Chat | tuple[Chat, ...]:
             for answer in answers_of(answered)
         ]
     )
+
+
+def _only(record: Mapping[str, JSON], key: str) -> dict[str, JSON]:
+    return {key: record[key]} if record.get(key) else {}
+
+
+def _system(body: Mapping[str, JSON]) -> tuple[Message, ...]:
+    """The system prompt that a request holds beside its messages. Raises TraceError."""
+    found = body.get("instructions") or body.get("system")
+    if isinstance(found, str) or style_of(found) is not None:
+        return said(found, "system")
+    if isinstance(found, list):  # Anthropic's blocks
+        return any_messages([{"role": "system", "content": found}])
+    return gemini_instruction(body)
 
 
 def _each_answer(chats: list[Chat]) -> Chat | tuple[Chat, ...]:
@@ -160,6 +184,10 @@ def answers_of(body: JSON) -> list[tuple[Message, ...]]:
     """Each of a model's answers to one request: those of a chat completion with several choices (`n`), or the one.
     Raises TraceError."""
     choices = body.get("choices") if isinstance(body, Mapping) else None
+    candidates = body.get("candidates") if isinstance(body, Mapping) else None
+    if isinstance(candidates, list) and candidates:  # Gemini's; one that was blocked holds no content
+        contents = [mapping_of(mapping_of(one).get("content")) for one in candidates]
+        return [any_messages([{**one, "role": "model"}]) if one.get("parts") else () for one in contents]
     if isinstance(choices, list) and len(choices) > 1:
         return [answer_of({"choices": [choice]}) for choice in choices]
     return [answer_of(body)]
@@ -191,7 +219,9 @@ def read_batch_output(record: JSON) -> Chat | tuple[Chat, ...]:
     if error or (isinstance(code, int) and code >= 400):
         status = "" if code is None else f" (status {code})"
         raise TraceError(f"the request failed{status}: {str(error)[:120]}; there is no answer to import")
-    body = response.get("body", response.get("message"))
+    body = response if "candidates" in response else response.get("body", response.get("message"))
+    if body is None and {"body", "params"} & record.keys():
+        raise TraceError("is a request of a batch's input file, and no answer; import the batch's output file")
     answers = answers_of(body)
     if not all(answers):
         raise TraceError("holds no answer; expected response.body with choices or output")
@@ -267,8 +297,8 @@ def _chat(
     settings = record if settings is None else settings
     label = record.get("label")  # KTO's: whether the answer is wanted
     reward = number_of(label if isinstance(label, bool) else record.get("reward"), "reward")
-    model = settings.get("model", record.get("model"))
-    identity = record.get("id", record.get("custom_id"))
+    model = settings.get("model", record.get("model", mapping_of(record.get("response")).get("modelVersion")))
+    identity = record.get("id", record.get("custom_id", record.get("key")))
     return Chat(
         messages=messages,
         key=[prefix, identity, record.get("task_id"), [message.to_json() for message in messages]],
@@ -280,7 +310,7 @@ def _chat(
         outcomes={} if reward is None else {OFFICIAL: reward},
         metadata={
             **mapping_of(record.get("metadata")),
-            **({"custom_id": record["custom_id"]} if isinstance(record.get("custom_id"), str) else {}),
+            **{key: record[key] for key in ("custom_id", "key") if isinstance(record.get(key), str)},
         },
         user=text_of(record.get("user_id")),
         tags=texts_of(record.get("tags")),

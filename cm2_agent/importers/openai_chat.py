@@ -54,7 +54,7 @@ def read_openai_chat(record: JSON) -> Chat:
     messages = any_messages(chat.messages)
     if isinstance(chat.system, str | list) and chat.system and messages[0].role != "system":  # Anthropic's requests
         messages = (*any_messages([{"role": "system", "content": chat.system}]), *messages)
-    messages = (*_instruction(record), *messages)
+    messages = (*gemini_instruction(record), *messages)
     tools = read_tools(chat.functions if chat.tools is None else chat.tools)
     sampling = sampling_of(record)
     rollout = chat.rollout if chat.rollout is not None else chat.trial
@@ -77,7 +77,7 @@ def read_openai_chat(record: JSON) -> Chat:
     )
 
 
-def _instruction(record: Mapping[str, JSON]) -> tuple[Message, ...]:
+def gemini_instruction(record: Mapping[str, JSON]) -> tuple[Message, ...]:
     """The system prompt of Gemini's requests: text, a part, parts, or a content. Raises TraceError."""
     asked = next((record[key] for key in _INSTRUCTIONS if record.get(key)), None)
     parts = asked.get("parts", asked) if isinstance(asked, Mapping) else asked
@@ -100,4 +100,4 @@ class OpenAIChats(Chats):
         super().__init__(read_openai_chat)
 
 
-__all__ = ["OFFICIAL", "OpenAIChats", "read_openai_chat"]
+__all__ = ["OFFICIAL", "OpenAIChats", "gemini_instruction", "read_openai_chat"]

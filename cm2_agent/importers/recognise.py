@@ -12,7 +12,7 @@ from rapidfuzz import fuzz
 
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.json_records import Found, Problem
-from cm2_agent.importers.message_styles import transcript_of
+from cm2_agent.importers.message_styles import style_of, transcript_of
 from cm2_agent.importers.registry import FORMATS, Format
 from cm2_agent.types.json_values import JSON
 
@@ -79,6 +79,11 @@ def recognise(path: str | Path, records: Iterable[Found | Problem]) -> Recognise
     raise TraceError(_unknown(path, looked))
 
 
+def is_known(record: JSON) -> bool:
+    """Whether a record is of one of the formats, or an object around records of one."""
+    return _format_of(record) is not None or unwrapped(record) is not None
+
+
 def _format_of(record: JSON) -> tuple[Format, str] | None:
     for one in FORMATS:
         reason = one.sniff(record)
@@ -97,7 +102,7 @@ def unwrapped(record: JSON, depth: int = _DEEPEST) -> tuple[Iterator[JSON], str 
         inner = record.get(key)
         if isinstance(inner, list) and inner and _format_of(inner[0]) is not None:
             return iter(inner), _not_read(key, record)
-    if len(record) != 1:
+    if len(record) != 1 or "request" in record:  # one without its answer is no dialogue
         return None
     (only,) = record.values()
     if isinstance(only, Mapping) and _format_of(only) is not None:
@@ -133,6 +138,8 @@ def _unknown(path: str | Path, looked: list[Found | Problem]) -> str:
         return f"{path}: its first record holds no messages ({where} is empty); expected at least one message"
     if isinstance(values[0], Mapping) and "testing_criteria" in values[0]:
         return f"{path}: is an evaluation of OpenAI's, no recording. Type: cm2 import openai-evals {path}"
+    if (request := _request(values[0])) is not None:
+        return f"{path}: is {request}"
     keys, near = _keys(values[0]), nearest(values[0])
     held = (
         f"an object with the keys {', '.join(keys)}" if keys else f"{type(values[0]).__name__} {str(values[0])[:40]!r}"
@@ -142,6 +149,33 @@ def _unknown(path: str | Path, looked: list[Found | Problem]) -> str:
         f" Type: cm2 import {near[0]} FILE to read it as that (what does not fit is named by its line), or cm2 import"
         " MODULE:IMPORTER FILE with a reader of your own (docs/how-to/add-an-importer.md)"
     )
+
+
+def _request(record: JSON) -> str | None:
+    """What a file of requests without their answers is, and what to import in its place; None for any other."""
+    record = record[0] if isinstance(record, list) and record else record
+    if not isinstance(record, Mapping):
+        return None
+    listed = record.get("requests")
+    inner = record if not isinstance(listed, list) or not listed else listed[0]
+    if isinstance(inner, Mapping) and "custom_id" in inner and {"body", "params"} & inner.keys():
+        return (
+            "the input file of a batch: requests, each with its `custom_id`, and no answers. Type: cm2 import FILE with"
+            " the batch's output file (its lines hold `custom_id` and `response` or `result`)"
+        )
+    if isinstance(record.get("request"), Mapping) and not {"response", "error", "status"} & record.keys():
+        return (
+            "a file of requests (`request`) without their answers, such as the input of a batch. Type: cm2 import FILE"
+            " with the batch's output file (its lines hold `response` too)"
+        )
+    asked = record.get("input")
+    if style_of(asked) is not None and not {"output", "response"} & record.keys():
+        return (
+            "a request of the Responses API (`input`), and no answer to it is in it. Import its response, whose"
+            ' `output` holds the answer, or write both into one record, as in {"input": [...], "output": [...]}; a'
+            " whole dialogue is the list of its items alone, or that list under `messages`"
+        )
+    return None
 
 
 def _keys(value: JSON) -> list[str]:
@@ -166,4 +200,4 @@ def nearest(value: JSON) -> list[str]:
     return sorted(known, key=likeness, reverse=True)[:3]
 
 
-__all__ = ["LOOKED_AT", "Recognised", "nearest", "recognise", "unwrapped"]
+__all__ = ["LOOKED_AT", "Recognised", "is_known", "nearest", "recognise", "unwrapped"]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.json_records import MOST_CHARACTERS, Found, Problem, flaw_of, read_records
-from cm2_agent.importers.table_rows import csv_records, parquet_records
+from cm2_agent.importers.recognise import is_known
+from cm2_agent.importers.table_rows import csv_records, json_dialogues, parquet_records
 from cm2_agent.importers.text_source import CutShort, cannot_be_read, head_of, text_pieces
 from cm2_agent.types.json_values import JSON
 
@@ -29,7 +30,9 @@ def records_of(path: str | Path, encoding: str | None = None) -> Iterator[Found 
         return parquet_records(path)
     if head.startswith(b"PK\x03\x04"):
         return _archive(path)
-    return csv_records(path, encoding) if _is_table(path, encoding) else read_records(path, encoding)
+    if _is_table(path, encoding):
+        return csv_records(path, encoding)
+    return json_dialogues(read_records(path, encoding), is_known)
 
 
 def _is_table(path: str | Path, encoding: str | None) -> bool:

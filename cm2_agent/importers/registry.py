@@ -103,13 +103,26 @@ def _stored(record: JSON) -> str | None:
     return None
 
 
+_BODIES = ("messages", "choices", "output", "input", "content", "contents", "candidates")
+
+
 def _is_body(value: Mapping[str, JSON]) -> bool:
     """Whether it is the body of a request or of a response."""
-    return any(isinstance(value.get(key), list) for key in ("messages", "choices", "output", "input", "content"))
+    return any(isinstance(value.get(key), list) for key in _BODIES) or isinstance(value.get("input"), str)
 
 
 def _batch(record: JSON) -> str | None:
-    if not isinstance(record, Mapping) or "custom_id" not in record:
+    if not isinstance(record, Mapping):
+        return None
+    answer = record.get("response")
+    if (
+        "key" in record
+        and "request" not in record
+        and isinstance(answer, Mapping)
+        and isinstance(answer.get("candidates"), list)
+    ):  # Gemini's
+        return "an object with `key` and `response`"
+    if "custom_id" not in record:
         return None
     return "an object with `custom_id` and `response`" if {"response", "result"} & record.keys() else None
 

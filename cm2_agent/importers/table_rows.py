@@ -1,4 +1,4 @@
-"""Rows of CSV and parquet files as records: a row a record, or the rows of one dialogue together."""
+"""Rows of CSV, parquet and JSON Lines files as records: a row a record, or the rows of one dialogue together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -123,9 +123,46 @@ def _as_records(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
     looked = list(islice(rows, _LOOKED_AT))
     if not any(isinstance(row, Found) and _message(row.value) is not None for row in looked):
         yield from chain(looked, rows)
-        return
-    for number, group in enumerate(gathered(_messages(chain(looked, rows)), _name, lambda value: 0), start=1):
+    else:
+        yield from _gathered(chain(looked, rows))
+
+
+def _gathered(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
+    for number, group in enumerate(gathered(_messages(rows), _name, lambda value: 0), start=1):
         yield group if isinstance(group, Problem) else _dialogue(group, number)
+
+
+def json_dialogues(records: Iterator[Found | Problem], known: Callable[[JSON], bool]) -> Iterator[Found | Problem]:
+    """Records of JSON whose rows are messages, as those of a table: where the first that can be read is one and of no
+    format that is `known`, or is a list of messages that name several dialogues. Other records as they are."""
+    looked: list[Found | Problem] = []
+    for record in records:
+        looked.append(record)
+        if isinstance(record, Found):
+            break
+    every = chain(looked, records)
+    first = looked[-1].value if looked and isinstance(looked[-1], Found) else None
+    if _several(first) or (isinstance(first, Mapping) and not known(first) and _message(first) is not None):
+        yield from _gathered(_each(every))
+    else:
+        yield from every
+
+
+def _several(value: JSON) -> bool:
+    """Whether it is a list of messages each of which names its dialogue, and not all the same."""
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        return False
+    own = _DIALOGUE[:-1]  # an `id` is the message's own in such lists
+    names = [next((str(one[key]) for key in own if one.get(key) is not None), None) for one in value]
+    return None not in names and len(set(names)) > 1 and any(_message(one) is not None for one in value)
+
+
+def _each(records: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
+    for record in records:
+        if isinstance(record, Found) and isinstance(record.value, list):
+            yield from (replace(record, value=one) for one in record.value)
+        else:
+            yield record
 
 
 def _messages(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
@@ -135,7 +172,7 @@ def _messages(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
         if isinstance(row, Problem):
             yield row
             continue
-        message = _message(row.value, any_role=True)
+        message = _message(row.value, any_role=True) if isinstance(row.value, Mapping) else None
         if message is None:
             reason = "holds no message: expected a role and a text, as the other rows of this file have"
             yield Problem(line=row.line, number=row.number, reason=reason)
@@ -246,4 +283,4 @@ def _json(value: Any, column: str = "") -> JSON:
     return str(value)  # times and decimals
 
 
-__all__ = ["csv_records", "parquet_records"]
+__all__ = ["csv_records", "json_dialogues", "parquet_records"]

@@ -26,13 +26,13 @@ class LangfuseScores:
 
     tool = "langfuse"
 
-    def __init__(self, url: str | None = None) -> None:
-        """Raises MissingExtra, and SendError without keys."""
+    def __init__(self, url: str | None = None, *, counting: bool = False) -> None:
+        """`counting`: nothing will be sent, which needs no keys. Raises MissingExtra, and SendError without keys."""
         require_extra("langfuse", "Verdicts sent to Langfuse", "langfuse")
         from langfuse.api import LangfuseAPI
 
         public, secret = os.environ.get("LANGFUSE_PUBLIC_KEY"), os.environ.get("LANGFUSE_SECRET_KEY")
-        if not public or not secret:
+        if not counting and not (public and secret):
             raise SendError(
                 "Langfuse's keys are missing; set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY to those of the project"
             )

@@ -18,12 +18,12 @@ class LangSmithFeedback:
 
     tool = "langsmith"
 
-    def __init__(self, url: str | None = None) -> None:
-        """Raises MissingExtra, and SendError without a key."""
+    def __init__(self, url: str | None = None, *, counting: bool = False) -> None:
+        """`counting`: nothing will be sent, which needs no key. Raises MissingExtra, and SendError without a key."""
         require_extra("langsmith", "Verdicts sent to LangSmith", "langsmith")
         from langsmith import Client
 
-        if not (os.environ.get("LANGSMITH_API_KEY") or os.environ.get("LANGCHAIN_API_KEY")):
+        if not (counting or os.environ.get("LANGSMITH_API_KEY") or os.environ.get("LANGCHAIN_API_KEY")):
             raise SendError("LangSmith's key is missing; set LANGSMITH_API_KEY")
         # Nothing in the background: what is acknowledged is there. And no sample: all of it is meant.
         self._client = Client(api_url=url, auto_batch_tracing=False, tracing_sampling_rate=1.0, timeout_ms=30_000)

@@ -56,17 +56,18 @@ class _Count:
         return SentCounts(**self.numbers, refused=dict(self.refused))
 
 
-def receiver_of(tool: str, url: str | None = None) -> Receiver:
+def receiver_of(tool: str, url: str | None = None, *, counting: bool = False) -> Receiver:
     """The receiver of a tool's name. Raises SendError for an unknown one, and what the receiver raises.
 
     Args:
         tool: "langfuse", "phoenix" or "langsmith".
         url: Its address (default: as its own environment variables say).
+        counting: Nothing will be sent: keys may be missing.
     """
     if tool == "langfuse":
         from cm2_agent.integrations.langfuse_scores import LangfuseScores
 
-        return LangfuseScores(url)
+        return LangfuseScores(url, counting=counting)
     if tool == "phoenix":
         from cm2_agent.integrations.phoenix_annotations import PhoenixAnnotations
 
@@ -74,7 +75,7 @@ def receiver_of(tool: str, url: str | None = None) -> Receiver:
     if tool == "langsmith":
         from cm2_agent.integrations.langsmith_feedback import LangSmithFeedback
 
-        return LangSmithFeedback(url)
+        return LangSmithFeedback(url, counting=counting)
     raise SendError(f"tool {tool!r} takes no verdicts; expected one of: langfuse, phoenix, langsmith")
 
 
@@ -105,7 +106,7 @@ def send_verdicts(
         prefix: Put before every name.
         redact: Applied to every comment.
         again: Send what was acknowledged before too.
-        dry_run: Count, and send nothing.
+        dry_run: Count, and send nothing; no keys are needed.
         progress: Called once for each trace.
 
     Raises:
@@ -120,7 +121,7 @@ def send_verdicts(
     >>> send_verdicts(SQLStore("sqlite://"), Printer()).traces
     0
     """
-    receiver = receiver_of(to) if isinstance(to, str) else to
+    receiver = receiver_of(to, counting=dry_run) if isinstance(to, str) else to
     noted = SentVerdicts(store, f"{receiver.tool} {receiver.url}")
     count = _Count()
     scored = store.scored_traces(where, reward=reward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -87,3 +88,45 @@ def test_a_text_in_place_of_messages_is_named(tmp_path: Path) -> None:
     path.write_text('id,messages\n1,hello\n2,"[{""role"": ""user"", ""content"": ""q""}]"\n')
     (problem,) = [one for one in read_recordings(None, path) if isinstance(one, Problem)]
     assert "a text that is no JSON" in problem.reason
+
+
+ROWS: list[dict[str, Any]] = [
+    {"conversation_id": "1", "turn": 0, "role": "user", "content": "q"},
+    {"conversation_id": "2", "turn": 0, "role": "user", "content": "r"},
+    {"conversation_id": "1", "turn": 1, "role": "assistant", "content": "a"},
+]
+
+
+@pytest.mark.parametrize("shape", ["lines", "list"])
+@given(order=st.permutations(ROWS))
+def test_rows_of_json(tmp_path_factory: pytest.TempPathFactory, shape: str, order: list[dict[str, Any]]) -> None:
+    path = tmp_path_factory.getbasetemp() / f"{shape}.json"
+    found = dialogues(path, json.dumps(order) if shape == "list" else "\n".join(map(json.dumps, order)))
+    assert sorted(found) == [[("user", "q"), ("assistant", "a")], [("user", "r")]]
+
+
+def test_rows_of_json_without_ids_are_one_dialogue_and_calls_are_read(tmp_path: Path) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    rows = [
+        {"role": "user", "content": [{"type": "text", "text": "q"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "4"},
+        {"role": "assistant", "content": "a"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{broken\n" + "\n".join(map(json.dumps, rows)))
+    problem, found = read_recordings(None, path)
+    assert isinstance(problem, Problem)
+    assert isinstance(found, Imported)
+    assert [use.call.name for step in found.trace.steps for use in step.tool_uses] == ["f"]
+    assert found.trace.messages[-1].text == "a"
+
+
+def test_a_list_of_one_dialogue_s_messages_stays_one(tmp_path: Path) -> None:
+    rows = [{"id": f"m{at}", "role": role, "content": role} for at, role in enumerate(("user", "assistant"))]
+    for one in (rows, [{**row, "thread_id": "t"} for row in rows]):
+        assert dialogues(tmp_path / "list.json", json.dumps(one)) == [[("user", "user"), ("assistant", "assistant")]]
+    answer = {"type": "message", "role": "assistant", "stop_reason": "end_turn"}
+    both = [{**answer, "id": one, "content": [{"type": "text", "text": one}]} for one in "ab"]
+    found = dialogues(tmp_path / "answers.jsonl", "\n".join(map(json.dumps, both)))
+    assert found == [[("assistant", "a")], [("assistant", "b")]]

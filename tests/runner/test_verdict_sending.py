@@ -221,6 +221,15 @@ def test_a_dry_run_sends_nothing(tool: str, store: SQLStore, monkeypatch: pytest
     assert sent(store, tool, server, monkeypatch).traces == 3
 
 
+def test_a_dry_run_needs_no_keys(tool: str, store: SQLStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["verdicts", "send", tool, "--store", store.url, "--json", "--dry-run"]
+    found = CliRunner().invoke(app, words)
+    assert (found.exit_code, json.loads(found.stdout)["traces"]) == (0, 3)
+    assert send_verdicts(store, tool, dry_run=True).traces == 3
+
+
 @any_tool
 def test_an_erased_trace_is_forgotten(tool: str, store: SQLStore, monkeypatch: pytest.MonkeyPatch) -> None:
     sent(store, tool, SERVERS[tool](), monkeypatch)
