@@ -13,6 +13,7 @@ from rapidfuzz import fuzz
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.json_records import Found, Problem
 from cm2_agent.importers.message_styles import style_of, transcript_of
+from cm2_agent.importers.openai_messages import ROLES
 from cm2_agent.importers.registry import FORMATS, Format
 from cm2_agent.types.json_values import JSON
 
@@ -101,7 +102,7 @@ def unwrapped(record: JSON, depth: int = _DEEPEST) -> tuple[Iterator[JSON], str 
     for key in _WRAPPERS:
         inner = record.get(key)
         if isinstance(inner, list) and inner and _format_of(inner[0]) is not None:
-            return iter(inner), _not_read(key, record)
+            return iter(inner), not_read(key, record)
     if len(record) != 1 or "request" in record:  # one without its answer is no dialogue
         return None
     (only,) = record.values()
@@ -110,7 +111,7 @@ def unwrapped(record: JSON, depth: int = _DEEPEST) -> tuple[Iterator[JSON], str 
     return unwrapped(only, depth - 1)
 
 
-def _not_read(key: str, wrapper: Mapping[str, JSON]) -> str | None:
+def not_read(key: str, wrapper: Mapping[str, JSON]) -> str | None:
     """A note on the keys beside a list of records, None where there is none that holds something."""
     others = [
         f"`{str(name)[:40]}`" for name, value in wrapper.items() if name != key and value not in (None, "", [], {})
@@ -140,6 +141,12 @@ def _unknown(path: str | Path, looked: list[Found | Problem]) -> str:
         return f"{path}: is an evaluation of OpenAI's, no recording. Type: cm2 import openai-evals {path}"
     if (request := _request(values[0])) is not None:
         return f"{path}: is {request}"
+    role = values[0].get("role") if isinstance(values[0], Mapping) else None
+    if isinstance(role, str) and role.casefold() not in ROLES and isinstance(values[0].get("content"), str):
+        return (
+            f"{path}: its first record is a message of role {role[:40]!r}, which is unknown; expected one of"
+            f" {', '.join(sorted(ROLES))}. Rename the roles in the file"
+        )
     keys, near = _keys(values[0]), nearest(values[0])
     held = (
         f"an object with the keys {', '.join(keys)}" if keys else f"{type(values[0]).__name__} {str(values[0])[:40]!r}"
@@ -200,4 +207,4 @@ def nearest(value: JSON) -> list[str]:
     return sorted(known, key=likeness, reverse=True)[:3]
 
 
-__all__ = ["LOOKED_AT", "Recognised", "is_known", "nearest", "recognise", "unwrapped"]
+__all__ = ["LOOKED_AT", "Recognised", "is_known", "nearest", "not_read", "recognise", "unwrapped"]

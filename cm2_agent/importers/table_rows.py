@@ -19,6 +19,7 @@ from cm2_agent.importers.answer_pairs import PAIRS
 from cm2_agent.importers.gathered_rows import gathered
 from cm2_agent.importers.json_records import Found, Problem, flaw_of, parse_json
 from cm2_agent.importers.openai_messages import ROLES
+from cm2_agent.importers.recognise import not_read
 from cm2_agent.importers.spans_to_traces import nanoseconds, unpacked
 from cm2_agent.importers.text_source import CutShort, text_pieces
 from cm2_agent.types.json_values import JSON
@@ -134,7 +135,7 @@ def _gathered(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
 
 def json_dialogues(records: Iterator[Found | Problem], known: Callable[[JSON], bool]) -> Iterator[Found | Problem]:
     """Records of JSON whose rows are messages, as those of a table: where the first that can be read is one and of no
-    format that is `known`, or is a list of messages that name several dialogues. Other records as they are."""
+    format that is `known`, or holds a list of messages that name several dialogues. Other records as they are."""
     looked: list[Found | Problem] = []
     for record in records:
         looked.append(record)
@@ -142,7 +143,7 @@ def json_dialogues(records: Iterator[Found | Problem], known: Callable[[JSON], b
             break
     every = chain(looked, records)
     first = looked[-1].value if looked and isinstance(looked[-1], Found) else None
-    if _several(first) or (isinstance(first, Mapping) and not known(first) and _message(first) is not None):
+    if _list_in(first) is not None or (isinstance(first, Mapping) and not known(first) and _message(first) is not None):
         yield from _gathered(_each(every))
     else:
         yield from every
@@ -157,10 +158,20 @@ def _several(value: JSON) -> bool:
     return None not in names and len(set(names)) > 1 and any(_message(one) is not None for one in value)
 
 
+def _list_in(value: JSON) -> tuple[list[JSON], str | None] | None:
+    """The messages of several dialogues that a list is, or an object holds, and a note on what else it holds."""
+    if isinstance(value, list):
+        return (value, None) if _several(value) else None
+    if not isinstance(value, Mapping):
+        return None
+    return next(((one, not_read(key, value)) for key, one in value.items() if _several(one)), None)
+
+
 def _each(records: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
     for record in records:
-        if isinstance(record, Found) and isinstance(record.value, list):
-            yield from (replace(record, value=one) for one in record.value)
+        listed = _list_in(record.value) if isinstance(record, Found) else None
+        if isinstance(record, Found) and listed is not None:
+            yield from (replace(record, value=one, note=listed[1]) for one in listed[0])
         else:
             yield record
 
@@ -197,7 +208,7 @@ def _dialogue(group: Found, number: int) -> Found:
             break
     named = {} if rows[0]["id"] is None else {"id": rows[0]["id"]}
     value = {**named, "messages": [row["message"] for row in rows]}
-    return Found(line=group.line, number=number, value=value)
+    return Found(line=group.line, number=number, value=value, note=group.note)
 
 
 def _number(cell: JSON) -> float | None:

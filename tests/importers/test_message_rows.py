@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.importers import Imported, Problem, read_recordings
+from cm2_agent.errors import TraceError
+from cm2_agent.importers import Imported, Problem, read_recordings, recording_format
 
 
 def dialogues(path: Path, text: str) -> list[list[tuple[str, str]]]:
@@ -97,11 +98,12 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("shape", ["lines", "list"])
+@pytest.mark.parametrize("shape", ["lines", "list", "wrapped"])
 @given(order=st.permutations(ROWS))
 def test_rows_of_json(tmp_path_factory: pytest.TempPathFactory, shape: str, order: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.getbasetemp() / f"{shape}.json"
-    found = dialogues(path, json.dumps(order) if shape == "list" else "\n".join(map(json.dumps, order)))
+    whole = {"list": order, "wrapped": {"schema": {"version": 1}, "data": order}}
+    found = dialogues(path, json.dumps(whole[shape]) if shape in whole else "\n".join(map(json.dumps, order)))
     assert sorted(found) == [[("user", "q"), ("assistant", "a")], [("user", "r")]]
 
 
@@ -120,6 +122,20 @@ def test_rows_of_json_without_ids_are_one_dialogue_and_calls_are_read(tmp_path: 
     assert isinstance(found, Imported)
     assert [use.call.name for step in found.trace.steps for use in step.tool_uses] == ["f"]
     assert found.trace.messages[-1].text == "a"
+
+
+def test_a_role_that_nobody_knows_in_the_first_row_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"conversation_id": "1", "role": "Customer", "content": "q"}))
+    with pytest.raises(TraceError, match="a message of role 'Customer'.*Rename the roles"):
+        recording_format(path)
+
+
+def test_keys_beside_rows_of_messages_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"schema": {"version": 1}, "data": ROWS}))
+    notes = [one.note or "" for one in read_recordings(None, path) if isinstance(one, Imported)]
+    assert ["`schema`" in note for note in notes] == [True, True]
 
 
 def test_a_list_of_one_dialogue_s_messages_stays_one(tmp_path: Path) -> None:
