@@ -127,7 +127,7 @@ def test_rows_of_json_without_ids_are_one_dialogue_and_calls_are_read(tmp_path: 
 def test_a_role_that_nobody_knows_in_the_first_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"conversation_id": "1", "role": "Customer", "content": "q"}))
-    with pytest.raises(TraceError, match="a message of role 'Customer'.*Rename the roles"):
+    with pytest.raises(TraceError, match=r"a message of role 'Customer'.*Rename the roles"):
         recording_format(path)
 
 
