@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm2_agent.cli.checklist_options import ChecksOption
 from cm2_agent.cli.common import (
     PROJECT,
     STORE,
@@ -68,9 +69,7 @@ def register(app: typer.Typer) -> None:
 
 def certify(
     checklist: Annotated[Path, typer.Argument(metavar="CHECKLIST.yaml", help="The checklist.")],
-    checks: Annotated[
-        str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")
-    ] = None,
+    checks: ChecksOption = None,
     judge: JudgeOption = None,
     judge_base_url: BaseUrlOption = None,
     votes: VotesOption = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm2_agent.cli.checklist_options import ChecksOption
 from cm2_agent.cli.common import PROJECT, JsonOption, ProjectOption, open_store, print_result, printable, tracked
 from cm2_agent.errors import ChecklistError
 
@@ -35,9 +36,7 @@ def lint(
     checklist: Annotated[
         str, typer.Argument(metavar="CHECKLIST", help="A checklist's YAML file, or a library such as cm2:grounding.")
     ],
-    checks: Annotated[
-        str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")
-    ] = None,
+    checks: ChecksOption = None,
     parameters: Annotated[
         list[str] | None,
         typer.Option("--parameter", metavar="NAME=VALUE", help="A parameter of a library; repeatable."),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm2_agent.cli.checklist_options import ChecksOption
 from cm2_agent.cli.common import (
     PROJECT,
     STORE,
@@ -67,9 +68,7 @@ def register(app: typer.Typer) -> None:
 
 def recertify(
     checklist: Annotated[Path, typer.Argument(metavar="CHECKLIST.yaml", help="The checklist, for --judge.")],
-    checks: Annotated[
-        str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")
-    ] = None,
+    checks: ChecksOption = None,
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm2_agent.cli.checklist_options import ChecklistArgument, ChecksOption
 from cm2_agent.cli.common import (
     PROJECT,
     STORE,
@@ -69,12 +70,8 @@ def register(app: typer.Typer) -> None:
 
 @with_filters
 def score(
-    checklist: Annotated[
-        Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="A checklist (default: each task's own).")
-    ] = None,
-    checks: Annotated[
-        str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")
-    ] = None,
+    checklist: ChecklistArgument = None,
+    checks: ChecksOption = None,
     judge: JudgeOption = None,
     judge_base_url: BaseUrlOption = None,
     votes: VotesOption = None,

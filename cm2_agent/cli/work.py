@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm2_agent.cli.checklist_options import ChecklistArgument, ChecksOption
 from cm2_agent.cli.common import (
     PROJECT,
     STORE,
@@ -49,12 +49,8 @@ def register(app: typer.Typer) -> None:
 
 
 def work(
-    checklist: Annotated[
-        Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="A checklist (default: each task's own).")
-    ] = None,
-    checks: Annotated[
-        str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")
-    ] = None,
+    checklist: ChecklistArgument = None,
+    checks: ChecksOption = None,
     judge: JudgeOption = None,
     judge_base_url: BaseUrlOption = None,
     votes: VotesOption = None,

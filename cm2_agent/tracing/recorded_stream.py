@@ -24,14 +24,21 @@ class RecordedCall(Protocol):
         """Nothing more comes."""
 
 
-class RecordedStream:
-    """A stream of the client's, whose chunks are gathered on their way; everything else is the stream's own."""
+class _Recorded:
+    """What a stream of either kind has: its call, and everything else of the client's own."""
 
     def __init__(self, stream: Any, call: RecordedCall) -> None:
         self._stream, self._call = stream, call
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+    def __del__(self) -> None:
+        self._call.end()
+
+
+class RecordedStream(_Recorded):
+    """A stream of the client's, whose chunks are gathered on their way; everything else is the stream's own."""
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -60,18 +67,9 @@ class RecordedStream:
         self._call.end()
         self._stream.close()
 
-    def __del__(self) -> None:
-        self._call.end()
 
-
-class AsyncRecordedStream:
+class AsyncRecordedStream(_Recorded):
     """As `RecordedStream`, of an asynchronous client."""
-
-    def __init__(self, stream: Any, call: RecordedCall) -> None:
-        self._stream, self._call = stream, call
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -99,6 +97,3 @@ class AsyncRecordedStream:
     async def close(self) -> None:
         self._call.end()
         await self._stream.close()
-
-    def __del__(self) -> None:
-        self._call.end()

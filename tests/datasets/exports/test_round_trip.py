@@ -79,16 +79,19 @@ def test_what_is_read_back_is_the_same_dialogue(tmp_path: Path, given_traces: li
             if record is not None and "\\ud" not in json.dumps(record):  # half a surrogate pair: cm2 import refuses it
                 written.append((trace, score, record, +losses))
         if written:
-            read_back(tmp_path, name, written)
+            assert read_back(tmp_path, name, written) == len(written)
 
 
-def read_back(folder: Path, name: str, written: list[tuple[Trace, Score, Entry, Losses]]) -> None:
+def read_back(folder: Path, name: str, written: list[tuple[Trace, Score, Entry, Losses]]) -> int:
+    """How many dialogues came back, each as it should."""
     path = folder / f"out.{'parquet' if name == 'parquet' else 'jsonl'}"
     (write_table if name == "parquet" else write_lines)(path, (record for _, _, record, _ in written))
     assert recording_format(path).name == READ_AS[name]
-    for (trace, score, record, losses), one in zip(written, read_recordings(None, path), strict=True):
+    read = list(read_recordings(None, path))
+    for (trace, score, record, losses), one in zip(written, read, strict=True):
         assert isinstance(one, Imported), (name, one)
         if name in ("cm2", "parquet"):
             assert (one.trace, one.score) == (trace, score)
         elif not losses:
             assert one.trace.content_hash == trace.content_hash, (name, record)
+    return len(read)
