@@ -69,7 +69,7 @@ class Comparison:
             if any(self._finish_unclaimed(cell) for cell in left):
                 done += 1
             else:
-                time.sleep(1)
+                time.sleep(1)  # others have begun all that is left; files tell nobody when they end
         return self.save()
 
     def _finish_unclaimed(self, cell: Cell) -> bool:

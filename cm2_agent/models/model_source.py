@@ -44,7 +44,7 @@ def model_source(source: str | Path | ModelSource, *, ask: bool = True) -> Model
     if path.exists():
         raise ModelError(f"{name!r} is a file. Expected the folder that it lies in, or a name on the hub")
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # re-exported without __all__
 
     try:
         validate_repo_id(name)

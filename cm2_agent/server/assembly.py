@@ -169,7 +169,7 @@ class Assembly:
             except StoreError as error:
                 self._incidents.add("the store is away, and received spans wait for it", error)
                 self._put_back(taken)
-                time.sleep(_PAUSE if self._closing is None else 0.0)
+                time.sleep(_PAUSE if self._closing is None else 0.0)  # until the store is tried again
             except BaseException as error:
                 self._incidents.add("received spans could not be built", error)
             with self._changed:

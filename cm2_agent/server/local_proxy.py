@@ -75,7 +75,7 @@ def local_proxy(url: str, upstream: Upstream | None = None) -> Iterator[LocalPro
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:
             raise ModelError("the proxy did not start; expected a free port on 127.0.0.1")
-        time.sleep(0.01)
+        time.sleep(0.01)  # uvicorn has no event for having started
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     before = {name: os.environ.get(name) for name in _VARIABLES}
     os.environ.update(dict.fromkeys(_VARIABLES, address))
